@@ -1,0 +1,47 @@
+"""What a run costs, from its spec alone: multiply-adds counted as two FLOPs, in matrix products and attention.
+
+Backward costs twice the forward; the pixels need no gradient. Skipped drop-path work is not subtracted.
+"""
+
+from dinov2lab.spec.run import Head, RunSpec
+
+
+def tokens(px: int, patch: int) -> int:
+    """Patch tokens and the class token of a square crop."""
+    return (px // patch) ** 2 + 1
+
+
+def _backbone(spec: RunSpec, px: int) -> tuple[int, int]:
+    """Forward FLOPs of one crop: (blocks, patch embedding)."""
+    dim, depth, _ = spec.model.architecture
+    count = tokens(px, spec.model.patch)
+    blocks = depth * (24 * count * dim**2 + 4 * count**2 * dim)
+    return blocks, 2 * (count - 1) * 3 * spec.model.patch**2 * dim
+
+
+def _head(dim: int, head: Head) -> int:
+    """Forward FLOPs of one token through a projection head."""
+    return 2 * (dim * head.hidden + head.hidden**2 + head.hidden * head.bottleneck + head.bottleneck * head.prototypes)
+
+
+def flops_of_image(spec: RunSpec) -> int:
+    """FLOPs that one training image costs: student forward and backward, teacher forward, heads."""
+    views, dim = spec.views, spec.model.architecture.dim
+    global_blocks, global_embed = _backbone(spec, views.global_px)
+    local_blocks, local_embed = _backbone(spec, views.local_px)
+    total = 2 * (4 * global_blocks + 3 * global_embed) + views.local_crops * (3 * local_blocks + 2 * local_embed)
+    if spec.objective.dino.weight:
+        total += (3 * (2 + views.local_crops) + 2) * _head(dim, spec.objective.dino.head)
+    if spec.objective.ibot.weight:
+        masks = spec.objective.ibot.masks
+        masked = 2 * masks.probability * sum(masks.ratio) / 2 * (tokens(views.global_px, spec.model.patch) - 1)
+        total += round(4 * masked * _head(dim, spec.objective.ibot.head or spec.objective.dino.head))
+    return total
+
+
+def images_of_run(spec: RunSpec) -> int:
+    return spec.optim.steps * spec.optim.batch
+
+
+def flops_of_run(spec: RunSpec) -> int:
+    return images_of_run(spec) * flops_of_image(spec)

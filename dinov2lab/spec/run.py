@@ -1,0 +1,291 @@
+"""RunSpec: every choice that changes the numbers of one run, and nothing else.
+
+Durations are in steps, sizes in images or pixels, and the batch is global: nothing here depends on the machine.
+The defaults are those of the released ViT-L/16 "short" recipe (facebookresearch/dinov2, vitl16_short.yaml).
+"""
+
+from typing import Annotated, Literal, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    """A frozen part of a spec. Unknown keys, wrong types, NaN and infinities are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Steps = Annotated[int, Field(ge=0)]
+
+
+class Architecture(NamedTuple):
+    dim: int
+    depth: int
+    heads: int
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "pico": Architecture(64, 4, 2),  # ours: learns in minutes on two cores
+    "nano": Architecture(128, 6, 4),  # ours
+    "tiny": Architecture(192, 12, 3),  # DeiT-Ti (arXiv 2012.12877, Table 1)
+    "small": Architecture(384, 12, 6),  # DINOv2, Table 17
+}
+
+
+class DataSpec(Section):
+    """Where the training images come from: `toyweb:PART`, `folder:PATH` or `parquet:PATH`."""
+
+    train: str = "toyweb:pool"
+
+
+class Thumbnails(Section):
+    """Embedder without weights: a small colour picture, its mean removed. For copies, not for meaning."""
+
+    kind: Literal["thumbnails"] = "thumbnails"
+    px: Count = 16
+
+
+class TimmEmbedder(Section):
+    """A timm model with its public weights, where the machine has them."""
+
+    kind: Literal["timm"]
+    name: str
+    px: Count = 224
+
+
+class RunEmbedder(Section):
+    """The teacher backbone of another run, which is trained first where it is missing."""
+
+    kind: Literal["run"]
+    run: "RunSpec"
+
+    @model_validator(mode="after")
+    def _stands_alone(self) -> Self:
+        if self.run.curation is not None:
+            raise ValueError("the run of an embedder must have no curation of its own")
+        return self
+
+
+Embedder = Annotated[Thumbnails | TimmEmbedder | RunEmbedder, Field(discriminator="kind")]
+
+
+class Leaks(Section):
+    """Relative deduplication (DINOv2, appendix A.3): copies of evaluation images leave the pool before anything else."""
+
+    against: Annotated[tuple[str, ...], Field(min_length=1)]
+    embedder: Embedder = Thumbnails()
+    threshold: Fraction = 0.9
+    mirrored: bool = True
+
+
+class Duplicates(Section):
+    """Self-deduplication (A.3): one image is kept of each connected component of the graph of near copies."""
+
+    stage: Literal["duplicates"]
+    embedder: Embedder = Thumbnails()
+    threshold: Fraction = 0.95
+    neighbours: Count = 64
+    mirrored: bool = True
+
+
+class Retrieve(Section):
+    """Sample-based retrieval (section 3): the pool images closest to the queries, nearest ranks first."""
+
+    stage: Literal["retrieve"]
+    queries: str
+    embedder: Embedder
+    images: Count
+
+
+class Sample(Section):
+    """A random sample, drawn by the run's seed; a smaller sample of one seed lies inside a larger one."""
+
+    stage: Literal["sample"]
+    images: Count
+
+
+Stage = Annotated[Duplicates | Retrieve | Sample, Field(discriminator="stage")]
+
+
+class CurationSpec(Section):
+    leaks: Leaks | None = None
+    stages: tuple[Stage, ...] = ()
+
+
+class ColourJitter(Section):
+    probability: Fraction = 0.8
+    brightness: NotNegative = 0.4
+    contrast: NotNegative = 0.4
+    saturation: NotNegative = 0.2
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+
+
+class ViewsSpec(Section):
+    """Multi-crop (two global crops, any number of local ones) and its photometric changes."""
+
+    global_px: Count = 224
+    global_scale: tuple[Fraction, Fraction] = (0.32, 1.0)
+    local_crops: Annotated[int, Field(ge=0)] = 8
+    local_px: Count = 96
+    local_scale: tuple[Fraction, Fraction] = (0.05, 0.32)
+    flip: Fraction = 0.5
+    jitter: ColourJitter = ColourJitter()
+    grey: Fraction = 0.2
+    solarise: Fraction = 0.2  # of the second global crop only
+    # `reference` blurs 0 %, 90 % and 50 % of global 1, global 2 and local crops: the released code passes 1 - p.
+    blur: Literal["reference", "intended", "off"] = "reference"
+
+
+class ModelSpec(Section):
+    size: Literal["pico", "nano", "tiny", "small"] = "small"
+    patch: Count = 16
+    layer_scale: Positive = 1e-5
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.3
+
+    @property
+    def architecture(self) -> Architecture:
+        return ARCHITECTURES[self.size]
+
+
+class Head(Section):
+    prototypes: Count = 65536
+    hidden: Count = 2048
+    bottleneck: Count = 256
+
+
+class Dino(Section):
+    weight: NotNegative = 1.0
+    head: Head = Head()
+
+
+class Masks(Section):
+    """Block masks: which global crops are masked, and how much of each."""
+
+    probability: Fraction = 0.5
+    ratio: tuple[Fraction, Fraction] = (0.1, 0.5)
+
+
+class Ibot(Section):
+    weight: NotNegative = 1.0
+    head: Head | None = None  # none: the patch tokens share DINO's head
+    masks: Masks = Masks()
+
+
+class Koleo(Section):
+    """Spreads the class tokens of each global crop; acts in groups of so many images, fixed by position."""
+
+    weight: NotNegative = 0.1
+    group: Annotated[int, Field(ge=2)] = 32
+
+
+class Teacher(Section):
+    temperature_start: Positive = 0.04
+    temperature: Positive = 0.07
+    temperature_warmup_steps: Steps = 37500
+    momentum: Fraction = 0.992
+    momentum_end: Fraction = 1.0
+    centering: Literal["sinkhorn", "ema"] = "ema"
+    centre_momentum: Fraction = 0.9  # of centering: ema
+
+
+class ObjectiveSpec(Section):
+    dino: Dino = Dino()
+    ibot: Ibot = Ibot()
+    koleo: Koleo = Koleo()
+    teacher: Teacher = Teacher()
+    student_temperature: Positive = 0.1
+
+
+class OptimSpec(Section):
+    """AdamW with a linear warm-up and a cosine. `lr` is the peak as it is used: no hidden scaling by the batch."""
+
+    batch: Count = 2048
+    steps: Count = 125000
+    lr: Positive = 5.66e-3
+    lr_end: NotNegative = 1e-6
+    warmup_steps: Steps = 12500
+    weight_decay: NotNegative = 0.04
+    weight_decay_end: NotNegative = 0.4
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    clip: Positive = 3.0  # gradient norm of backbone and of each head, separately
+    layer_decay: Positive = 0.9
+    patch_embed_lr: NotNegative = 0.2  # factor
+    freeze_last_layer_steps: Steps = 1250
+    precision: Literal["fp32", "bf16"] = "fp32"
+    deterministic: bool = False  # on CUDA, at a cost in speed; on CPU a run is always deterministic
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.warmup_steps > self.steps:
+            raise ValueError(f"warmup_steps {self.warmup_steps} is longer than the run of {self.steps} steps")
+        return self
+
+
+class Knn(Section):
+    """Weighted kNN on frozen features (Wu et al. 2018; DINOv2's protocol)."""
+
+    k: Annotated[tuple[Count, ...], Field(min_length=1)] = (10, 20, 100, 200)
+    temperature: Positive = 0.07
+
+
+class Linear(Section):
+    """Linear probes on frozen features, one for each learning rate, trained at once; the best on val is tested."""
+
+    lrs: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.01, 0.03, 0.1, 0.3, 1.0)
+    epochs: Count = 100
+    batch: Count = 256
+
+
+class EvaluationSpec(Section):
+    """Labelled images. `val` is carved out of `memory`; `test` is used once, when the run has ended."""
+
+    memory: str | None = "toyweb:queries"
+    test: str | None = "toyweb:test"
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    every: Count = 100000  # images between two kNN looks at val during training
+    knn: Knn = Knn()
+    linear: Linear | None = Linear()
+
+
+class RunSpec(Section):
+    data: DataSpec = DataSpec()
+    curation: CurationSpec | None = None
+    views: ViewsSpec = ViewsSpec()
+    model: ModelSpec = ModelSpec()
+    objective: ObjectiveSpec = ObjectiveSpec()
+    optim: OptimSpec = OptimSpec()
+    evaluation: EvaluationSpec = EvaluationSpec()
+    seed: int = 0
+    replicate: int = 0  # an independent repetition: enters every random stream and changes nothing else
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        for name, px in (("global_px", self.views.global_px), ("local_px", self.views.local_px)):
+            if px % self.model.patch:
+                raise ValueError(f"views.{name} {px} is no multiple of model.patch {self.model.patch}")
+        if self.objective.koleo.weight and self.optim.batch % self.objective.koleo.group:
+            raise ValueError(
+                f"optim.batch {self.optim.batch} is no multiple of objective.koleo.group {self.objective.koleo.group}"
+            )
+        return self
+
+
+RunEmbedder.model_rebuild()
+Leaks.model_rebuild()
+Duplicates.model_rebuild()
+Retrieve.model_rebuild()
+CurationSpec.model_rebuild()
+RunSpec.model_rebuild()
+
+
+class Resources(Section):
+    """Where and how a run is computed. Never part of the hash."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Count = 1
+    checkpoint_seconds: Positive = 30.0
+    log_every: Count = 10  # steps

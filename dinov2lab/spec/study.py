@@ -1,0 +1,127 @@
+"""Study: a question, what is varied, what is held equal, and the rule that decides, all written before anything runs."""
+
+from typing import Annotated, Literal, NamedTuple, Self
+
+from pydantic import Field, model_validator
+
+from dinov2lab.spec.cost import flops_of_run
+from dinov2lab.spec.identity import run_id
+from dinov2lab.spec.run import Count, RunSpec, Section
+
+
+class Arm(Section):
+    name: Annotated[str, Field(pattern=r"^[\w.+=-]+$", max_length=80)]
+    spec: RunSpec  # of the base with this arm's overrides; its seed is set by `expand`
+
+
+class Decide(Section):
+    """Paired differences to the baseline, t intervals that hold together for all arms at `alpha`."""
+
+    metric: str
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+
+
+class Study(Section):
+    name: Annotated[str, Field(pattern=r"^[\w.+=-]+$", max_length=120)]
+    question: str
+    factor: Annotated[tuple[str, ...], Field(min_length=1)]  # the fields that arms may differ in
+    equal: Literal["steps", "images", "passes", "flops"] = "steps"
+    baseline: str
+    arms: Annotated[tuple[Arm, ...], Field(min_length=1)]
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
+    metrics: Annotated[tuple[str, ...], Field(min_length=1)]
+    decide: Decide
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [arm.name for arm in self.arms]
+        if len(set(names)) < len(names):
+            raise ValueError("two arms have one name")
+        if self.baseline not in names:
+            raise ValueError(f"the baseline {self.baseline!r} is none of the arms {', '.join(names)}")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("a seed stands twice")
+        if self.decide.metric not in self.metrics:
+            raise ValueError(f"decide.metric {self.decide.metric!r} is not among the metrics")
+        return self
+
+
+class Cell(NamedTuple):
+    """One planned run of a study."""
+
+    arm: str
+    seed: int
+    run: str  # id
+    spec: RunSpec
+
+
+def with_steps(spec: RunSpec, steps: int) -> RunSpec:
+    """`spec` with another length; every duration is scaled with it."""
+    old, optim, teacher = spec.optim.steps, spec.optim, spec.objective.teacher
+
+    def scaled(duration: int) -> int:
+        return round(duration * steps / old)
+
+    optim = optim.model_copy(
+        update={
+            "steps": steps,
+            "warmup_steps": scaled(optim.warmup_steps),
+            "freeze_last_layer_steps": scaled(optim.freeze_last_layer_steps),
+        }
+    )
+    teacher = teacher.model_copy(update={"temperature_warmup_steps": scaled(teacher.temperature_warmup_steps)})
+    objective = spec.objective.model_copy(update={"teacher": teacher})
+    return spec.model_copy(update={"optim": optim, "objective": objective})
+
+
+def images_selected(spec: RunSpec) -> Count | None:
+    """How many images the last stage that states a number keeps; none where no stage does."""
+    stages = spec.curation.stages if spec.curation else ()
+    sizes = [stage.images for stage in stages if stage.stage != "duplicates"]
+    return sizes[-1] if sizes else None
+
+
+def equalised(study: Study) -> Study:
+    """`study` with the length of each arm set so that what it calls equal is equal to the baseline's.
+
+    Raises ValueError where that cannot be: arms of other steps or images, or an arm that states no size.
+    """
+    base = next(arm.spec for arm in study.arms if arm.name == study.baseline)
+
+    def arm_spec(arm: Arm) -> RunSpec:
+        spec = arm.spec
+        match study.equal:
+            case "steps" if spec.optim.steps != base.optim.steps:
+                raise ValueError(f"arm {arm.name}: optim.steps {spec.optim.steps}, but the study holds steps equal")
+            case "images" if spec.optim.steps * spec.optim.batch != base.optim.steps * base.optim.batch:
+                raise ValueError(f"arm {arm.name}: steps x batch differs, but the study holds images equal")
+            case "passes":
+                size, base_size = images_selected(spec), images_selected(base)
+                if size is None or base_size is None:
+                    raise ValueError(f"arm {arm.name}: equal passes need a stage that states its number of images")
+                return with_steps(spec, max(1, round(base.optim.steps * size / base_size)))
+            case "flops":
+                return with_steps(spec, max(1, round(spec.optim.steps * flops_of_run(base) / flops_of_run(spec))))
+        return spec
+
+    arms = tuple(arm.model_copy(update={"spec": arm_spec(arm)}) for arm in study.arms)
+    return study.model_copy(update={"arms": arms})
+
+
+def expand(study: Study) -> tuple[Cell, ...]:
+    """The runs of a study, seed by seed, so that the first whole replicate of all arms is there early.
+
+    Seeds are paired: each arm runs with each of them. Raises ValueError where two arms are one run.
+    """
+    cells, seen = [], dict[str, str]()
+    for seed in study.seeds:
+        for arm in equalised(study).arms:
+            spec = arm.spec.model_copy(update={"seed": seed})
+            run = run_id(spec)
+            if run in seen:
+                raise ValueError(f"the arms {seen[run]} and {arm.name} are one and the same run ({run})")
+            seen[run] = arm.name
+            cells.append(Cell(arm.name, seed, run, spec))
+    return tuple(cells)
+
+

@@ -1,0 +1,82 @@
+"""RunResult and the files of a run's folder: what every reader of runs goes through. Imports no torch."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from dinov2lab.spec.run import RunSpec
+from dinov2lab.store import atomic
+
+
+class Record(BaseModel):
+    """A frozen record on disk. NaN and infinities are allowed: a run that blew up says so."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+class Cost(Record):
+    images: int  # seen, counted once per pass
+    flops: int  # that the method requires, see spec/cost.py
+    seconds: float  # training alone, summed over resumes
+    peak_memory_mb: float
+
+
+class RunResult(Record):
+    """What came out of a run. `metrics` holds the final values; their history is in metrics.jsonl."""
+
+    run: str
+    status: Literal["finished", "failed"]
+    metrics: dict[str, float] = {}
+    cost: Cost | None = None
+    parameters: int | None = None  # of the backbone
+    manifest: str | None = None  # id of the training images
+    sources: dict[str, str] = {}  # URI -> fingerprint when it was read
+    code: str  # hash of the source that makes numbers
+    commit: str | None = None
+    environment: dict[str, str] = {}  # versions of the libraries and the device
+    error: str | None = None
+    finished_at: float  # seconds since the epoch
+
+
+class RunFolder:
+    """runs/ID/ of a workspace: spec.json, provenance.json, metrics.jsonl, checkpoint.pt and, at the end, result.json."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.spec = path / "spec.json"
+        self.provenance = path / "provenance.json"
+        self.metrics = path / "metrics.jsonl"
+        self.checkpoint = path / "checkpoint.pt"
+        self.backbone = path / "backbone.pt"  # the teacher's, once the run has finished
+        self.result = path / "result.json"
+        self.failure = path / "failure.json"
+        self.lock = path / "lock"
+        self.pictures = path / "pictures"
+
+    def outcome(self) -> RunResult | None:
+        """The result, else the failure, else None: not run yet, or still running."""
+        for file in (self.result, self.failure):
+            if file.exists():
+                return RunResult.model_validate_json(file.read_bytes())
+        return None
+
+    def read_spec(self) -> RunSpec:
+        return RunSpec.model_validate_json(self.spec.read_bytes())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl: {"step": int, "images": int, "time": ms since the epoch, name: float, ...}.
+
+        A last line that a kill left without its newline is dropped.
+        """
+        if not self.metrics.exists():
+            return []
+        lines = self.metrics.read_bytes().split(b"\n")
+        return [json.loads(line) for line in lines[:-1]]
+
+    def write_outcome(self, result: RunResult) -> None:
+        file = self.result if result.status == "finished" else self.failure
+        atomic.write_text(file, result.model_dump_json(indent=1) + "\n")
+        if result.status == "finished":
+            self.failure.unlink(missing_ok=True)
