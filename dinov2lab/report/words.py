@@ -1,0 +1,111 @@
+"""Numbers and names as a reader wants them: accuracies in per cent, differences in points, no folder of this machine."""
+
+import math
+import re
+
+from dinov2lab.report.statistics import Interval
+
+REFERENCES = {"pixels": "raw pixels", "untrained": "same network, untrained"}
+
+# Quoted paths first, since only there may a folder's name hold a space. A URL's double slash is no path.
+_QUOTED = re.compile(r"""(['"])(?:file://)?(?:/|~/|[A-Za-z]:\\)[^'"\n]*?([^/\\'"\n]*)\1""")
+_BARE = re.compile(r"""(?:file://|(?<![\w./…&<]))(?:~?/(?![\s/>])|[A-Za-z]:\\)(?:[^\s/\\'"<>]+[/\\])*""")
+
+
+def without_folders(text: str) -> str:
+    """`text` with each absolute path cut down to its last name: a report travels, the machine's folders do not."""
+    return _BARE.sub("…/", _QUOTED.sub(r"\1…/\2\1", text))
+
+
+def is_accuracy(metric: str) -> bool:
+    """Whether a metric is measured with labels, as a fraction from 0 to 1."""
+    return any(part in ("val", "test") for part in metric.split("/")[:-1])
+
+
+def higher_is_better(metric: str) -> bool:
+    return not metric.startswith("loss/")
+
+
+def title(metric: str) -> str:
+    """`test/knn` as `kNN, test`."""
+    group, _, name = metric.rpartition("/")
+    known = {"knn": "kNN", "linear": "linear probe", "rankme": "RankMe", "feature_std": "feature std"}
+    plain = known.get(name, name.replace("_", " "))
+    return f"{plain}, {group}" if is_accuracy(metric) else f"{group.replace('_', ' ')}: {plain}" if group else plain
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Three significant digits, thousands with a thin space, a true minus."""
+    if value is None:
+        return "–"
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "∞" if value > 0 else "−∞"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}".replace(",", "\u202f").replace("-", "−")
+    if value and abs(value) < 1e-3:
+        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+        return f"{mantissa}e{int(exponent)}".replace("-", "−")
+    return f"{float(f'{value:.{digits}g}'):g}".replace("-", "−")
+
+
+def value(metric: str, amount: float | None) -> str:
+    """`61.2` for an accuracy, in per cent; three significant digits else."""
+    if amount is None or not math.isfinite(amount) or not is_accuracy(metric):
+        return number(amount)
+    return f"{100 * amount:.1f}".replace("-", "−")
+
+
+def signed(metric: str, amount: float | None) -> str:
+    """A difference: `+5.3`, in points for an accuracy. What rounds to zero has no sign."""
+    text = value(metric, amount)
+    if amount is None or not math.isfinite(amount):
+        return text
+    if not text.strip("−0."):
+        return text.lstrip("−")
+    return text if text.startswith("−") else f"+{text}"
+
+
+def unit(metric: str) -> str:
+    return "%" if is_accuracy(metric) else ""
+
+
+def points(metric: str, amount: float | None) -> str:
+    """The size of a difference, with its unit."""
+    return value(metric, amount) + (" points" if is_accuracy(metric) else "")
+
+
+def span(metric: str, interval: Interval | None) -> str:
+    return f"{value(metric, interval.low)} to {value(metric, interval.high)}" if interval else "–"
+
+
+def signed_span(metric: str, interval: Interval | None) -> str:
+    return f"{signed(metric, interval.low)} to {signed(metric, interval.high)}" if interval else "–"
+
+
+def listed(names: list[str] | tuple[str, ...]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def seeds(numbers: list[int] | tuple[int, ...]) -> str:
+    return f"seed{'' if len(numbers) == 1 else 's'} {listed([str(number) for number in numbers])}"
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count:,}".replace(",", "\u202f") + f" {noun}{'' if count == 1 else 's'}"
+
+
+def amount(count: float) -> str:
+    """`1.2 T`, `38 k`: for FLOPs and images, where the order matters."""
+    for size, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(count) >= size:
+            return f"{count / size:.3g}\u202f{letter}"
+    return f"{count:g}"
+
+
+def duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
