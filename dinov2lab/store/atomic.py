@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -34,6 +35,22 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
+def write_folder(path: Path, save: Callable[[Path], None]) -> None:
+    """Let `save` fill a temporary folder beside `path`, then rename it into place whole, durably. `path` must not exist."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    try:
+        save(temporary)
+        for name in temporary.rglob("*"):
+            if name.is_file():
+                with name.open("rb") as file:
+                    os.fsync(file.fileno())
+        temporary.chmod(0o755)
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
     """Hold the lock file `path` while inside; yields whether it was obtained (always, with `wait`).
@@ -51,6 +68,19 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
             yield True
         finally:
             fcntl.lockf(file, fcntl.LOCK_UN)
+
+
+def held(path: Path) -> bool:
+    """Whether another process holds the lock file `path`; asks without taking it, so that nobody finds it taken.
+
+    Not for a lock of this process: that is not seen, and closing the file here would let go of it (fcntl(2)).
+    """
+    if not path.exists():
+        return False
+    with path.open("rb") as file:
+        question = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)  # struct flock of Linux, whole file
+        answer = fcntl.fcntl(file, fcntl.F_GETLK, question)
+    return bool(struct.unpack("hhqqi4x", answer)[0] != fcntl.F_UNLCK)
 
 
 def sweep(folder: Path) -> None:

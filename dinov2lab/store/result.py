@@ -70,10 +70,16 @@ class RunFolder:
 
         A last line that a kill left without its newline is dropped.
         """
+        return self.rows_after(0)[0]
+
+    def rows_after(self, offset: int) -> tuple[list[dict[str, Any]], int]:
+        """The rows that start at byte `offset` or later, and the offset at which the next one will start."""
         if not self.metrics.exists():
-            return []
-        lines = self.metrics.read_bytes().split(b"\n")
-        return [json.loads(line) for line in lines[:-1]]
+            return [], offset
+        with self.metrics.open("rb") as file:
+            file.seek(offset)
+            whole, newline, _ = file.read().rpartition(b"\n")
+        return [json.loads(line) for line in whole.splitlines()], offset + len(whole) + len(newline)
 
     def write_outcome(self, result: RunResult) -> None:
         file = self.result if result.status == "finished" else self.failure
