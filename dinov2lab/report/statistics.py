@@ -1,8 +1,8 @@
 """Paired t statistics over seeds. The unit is the run, never the image; arms share seeds, so differences are paired.
 
-With the few seeds that training allows, a bootstrap is falsely tight and no permutation test can reach 0.05; a t interval on
-the paired differences holds its level. Intervals of several comparisons to one baseline hold together by Bonferroni: each
-t quantile is taken at alpha / comparisons. What is shown is what decides.
+With the few seeds that training allows, a bootstrap is falsely tight and no permutation test can reach 0.05; a t interval
+on the paired differences holds its level. Intervals of several comparisons to one baseline hold together by Bonferroni:
+each t quantile is taken at alpha / comparisons. What is shown is what decides.
 """
 
 from collections.abc import Sequence

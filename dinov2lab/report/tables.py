@@ -141,9 +141,11 @@ def costs(study: Study, runs: tuple[Run, ...]) -> tuple[Cost, ...]:
         outcomes = [run.outcome for run in runs if run.arm == arm.name and run.outcome and run.status == "finished"]
         spent = [outcome.cost for outcome in outcomes if outcome.cost]
         if spent:
-            means = [sum(getattr(cost, name) for cost in spent) / len(spent) for name in ("images", "flops", "seconds")]
+            images, flops, seconds = (
+                sum(getattr(cost, name) for cost in spent) / len(spent) for name in ("images", "flops", "seconds")
+            )
             peak = max(cost.peak_memory_mb for cost in spent)
-            table.append(Cost(arm.name, len(spent), *means, peak, outcomes[0].parameters))
+            table.append(Cost(arm.name, len(spent), images, flops, seconds, peak, outcomes[0].parameters))
     return tuple(table)
 
 

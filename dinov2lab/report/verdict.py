@@ -1,4 +1,4 @@
-"""From intervals to words. A claim is made for the metric that the study decides on, by the rule written before it ran."""
+"""From intervals to words: a claim is made on the metric that the study decides on, by the rule written before it ran."""
 
 import math
 from collections.abc import Iterable
@@ -161,7 +161,7 @@ def _absent(status: str) -> str:
 
 
 def references(study: Study, runs: tuple[Run, ...], metric: str) -> tuple[Reference, ...]:
-    """Raw pixels and the untrained network on `metric`: one row where all arms agree, else one for each that differs."""
+    """Raw pixels and the untrained network on `metric`: one row for all arms that agree."""
     rows = []
     for prefix, name in words.REFERENCES.items():
         by_value: dict[tuple[tuple[int, float], ...], list[str]] = {}

@@ -1,4 +1,4 @@
-"""Numbers and names as a reader wants them: accuracies in per cent, differences in points, no folder of this machine."""
+"""Numbers and names for readers: accuracies in per cent, differences in points, and no folder of this machine."""
 
 import math
 import re
@@ -9,7 +9,7 @@ REFERENCES = {"pixels": "raw pixels", "untrained": "same network, untrained"}
 
 # Quoted paths first, since only there may a folder's name hold a space. A URL's double slash is no path.
 _QUOTED = re.compile(r"""(['"])(?:file://)?(?:/|~/|[A-Za-z]:\\)[^'"\n]*?([^/\\'"\n]*)\1""")
-_BARE = re.compile(r"""(?:file://|(?<![\w./…&<]))(?:~?/(?![\s/>])|[A-Za-z]:\\)(?:[^\s/\\'"<>]+[/\\])*""")
+_BARE = re.compile(r"""(?:file://|(?<![\w./…&<]))(?:~?/(?=[\w.])|[A-Za-z]:\\)(?:[^\s/\\'"<>]+[/\\])*""")
 
 
 def without_folders(text: str) -> str:

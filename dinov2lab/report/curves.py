@@ -1,0 +1,63 @@
+"""Which curves a report shows: learning, and health."""
+
+import math
+from collections.abc import Sequence
+
+from dinov2lab.report import words
+from dinov2lab.report.figures import Line, Panel
+from dinov2lab.report.tables import Run
+from dinov2lab.report.verdict import references
+from dinov2lab.spec.run import ObjectiveSpec
+from dinov2lab.spec.study import Study
+
+LEARNING = ("loss/total", "loss/dino_global", "loss/dino_local", "loss/ibot", "loss/koleo")
+HEALTH = ("health/feature_std", "health/rankme", "teacher/entropy", "student/entropy", "gradient/norm")
+UNIFORM = ("loss/dino_global", "loss/dino_local", "loss/ibot", "teacher/entropy", "student/entropy")
+
+
+def learning(study: Study, runs: Sequence[Run]) -> tuple[Panel, ...]:
+    """Validation accuracies with their reference rows, then the loss terms."""
+    names = dict.fromkeys(name for run in runs for row in run.rows for name in row if name.startswith("val/"))
+    return _panels(study, runs, (*names, *LEARNING))
+
+
+def health(study: Study, runs: Sequence[Run]) -> tuple[Panel, ...]:
+    return _panels(study, runs, HEALTH)
+
+
+def _panels(study: Study, runs: Sequence[Run], metrics: Sequence[str]) -> tuple[Panel, ...]:
+    panels = (_panel(study, runs, metric) for metric in metrics)
+    return tuple(panel for panel in panels if panel.lines)
+
+
+def _panel(study: Study, runs: Sequence[Run], metric: str) -> Panel:
+    place = {arm.name: index for index, arm in enumerate(study.arms)}
+    lines = []
+    for run in sorted(runs, key=lambda run: (place[run.arm], run.seed)):
+        points = [(float(row["images"]), float(row[metric])) for row in run.rows if metric in row]
+        if points:
+            lines.append(Line(place[run.arm], f"{run.arm} seed {run.seed}", points))
+    accuracy = words.is_accuracy(metric)
+    title = words.title(metric) + (", %" if accuracy else "")
+    return Panel(title, tuple(lines), _marks(study, runs, metric), 100 if accuracy else 1)
+
+
+def _marks(study: Study, runs: Sequence[Run], metric: str) -> tuple[tuple[float, str], ...]:
+    """The lines to read a curve against: the references of an accuracy, ln K of an entropy or cross-entropy."""
+    if words.is_accuracy(metric):
+        rows = references(study, tuple(runs), metric)
+        return tuple(
+            (row.mean.mean, row.name if row.everywhere else f"{row.name} ({', '.join(row.arms)})")
+            for row in rows
+            if row.mean.mean is not None
+        )
+    if metric not in UNIFORM:
+        return ()
+    counts = sorted({prototypes(run.spec.objective, metric) for run in runs})
+    return tuple((math.log(count), f"ln {words.plural(count, '').strip()}: uniform output") for count in counts)
+
+
+def prototypes(objective: ObjectiveSpec, metric: str) -> int:
+    """K of the head whose output a metric is measured on."""
+    own = objective.ibot.head if metric == "loss/ibot" else None
+    return (own or objective.dino.head).prototypes

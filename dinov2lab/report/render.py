@@ -1,0 +1,151 @@
+"""write_report: everything that a study left on disk, as one page, one Markdown file, one table and one verdict."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from dinov2lab.report import curves, figures, funnel, tables, verdict, words
+from dinov2lab.report.tables import Run
+from dinov2lab.report.verdict import Row
+from dinov2lab.spec.study import Study
+from dinov2lab.store import atomic
+from dinov2lab.store.folders import Workspace
+
+TEMPLATES = Path(__file__).parent / "templates"
+MARKDOWN = {ord(sign): f"\\{sign}" for sign in "\\`*[]|<>"} | {ord("\n"): " ", ord("\r"): " "}
+
+
+@dataclass(frozen=True)
+class Report:
+    path: Path  # index.html
+    rows: tuple[Row, ...]  # of verdict.json
+    headline: str
+
+
+def write_report(study: Study, workspace: Workspace, out: Path, *, pool: bool = False) -> Report:
+    """Write index.html, report.md with figures/, results.csv and, last, verdict.json into `out`.
+
+    Works at every stage of a study. `pool` compares runs of different code or data all the same. Imports no torch.
+    """
+    runs = tables.read_runs(study, workspace)
+    view = _view(study, runs, pool)
+    results = tables.results_table(study, runs)
+    atomic.write(out / "results.csv", lambda file: results.to_csv(file, index=False))
+    pictures = _write_figures(study, view, out / "figures")
+    atomic.write_text(out / "report.md", _markdown().get_template("report.md.j2").render(view, pictures=pictures))
+    atomic.write_text(out / "index.html", _html().get_template("report.html.j2").render(view))
+    rows = tuple(arm.judged.row for table in view["metrics"] for arm in table["arms"] if arm.judged)
+    atomic.write_json(out / "verdict.json", [_plain(row) for row in rows])
+    return Report(out / "index.html", rows, " ".join(view["headline"]))
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    return asdict(row) | {"words": words.without_folders(row.words)}
+
+
+def _view(study: Study, runs: tuple[Run, ...], pool: bool) -> dict[str, Any]:
+    """What both templates show."""
+    decided = [arm.judged for arm in verdict.arm_rows(study, runs, study.decide.metric, pool=pool) if arm.judged]
+    gains = verdict.gains(study, runs, study.decide.metric)
+    others = [metric for metric in study.metrics if metric != study.decide.metric]
+    origins = tables.origins(runs)
+    return {
+        "study": study,
+        "words": words,
+        "place": {arm.name: index for index, arm in enumerate(study.arms)},
+        "colour": figures.colour,
+        "headline": verdict.headline(study, runs, tuple(decided)),
+        "mixtures": tables.mixtures(runs),
+        "pool": pool,
+        "labelled": tables.labelled(runs),
+        "runs": runs,
+        "finished": [run for run in runs if run.status == "finished"],
+        "absent": [run for run in runs if run.status != "finished"],
+        "forest": _forest(study, decided),
+        "metrics": [_metric(study, runs, metric, pool) for metric in (study.decide.metric, *others)],
+        "gains": gains,
+        "learnt": verdict.learnt(gains),
+        "learning": curves.learning(study, runs),
+        "health": curves.health(study, runs),
+        "panel": figures.panel,
+        "curations": funnel.curations(study, runs),
+        "costs": tables.costs(study, runs),
+        "varies": tables.seed_varies(study),
+        "origins": origins,
+        "environments": list(dict.fromkeys(origin.versions for origin in origins)),
+    }
+
+
+def _metric(study: Study, runs: tuple[Run, ...], metric: str, pool: bool) -> dict[str, Any]:
+    """The table of one metric: the arms, and the reference rows."""
+    return {
+        "name": metric,
+        "arms": verdict.arm_rows(study, runs, metric, pool=pool),
+        "references": verdict.references(study, runs, metric),
+        "measured": any(metric in run.finals for run in runs),
+    }
+
+
+def _forest(study: Study, judged: Iterable[verdict.Judged]) -> Markup | None:
+    metric, place = study.decide.metric, {arm.name: index for index, arm in enumerate(study.arms)}
+    rows = [
+        figures.ForestRow(
+            place[each.row.arm],
+            each.row.arm,
+            f"{words.signed(metric, each.difference.mean)} ({words.signed_span(metric, each.difference.interval)})",
+            each.difference.mean,
+            each.difference.interval,
+            tuple(each.seeds.values()),
+        )
+        for each in judged
+        if each.difference.mean is not None
+    ]
+    accuracy = words.is_accuracy(metric)
+    axis = f"paired difference, {words.title(metric)}{' (points)' if accuracy else ''}"
+    return figures.forest(rows, study.baseline, axis, 100 if accuracy else 1) if rows else None
+
+
+def _write_figures(study: Study, view: dict[str, Any], folder: Path) -> dict[str, list[tuple[str, str]]]:
+    """The figures as files that stand alone, for report.md: section -> (file name, what it shows)."""
+    legend = [arm.name for arm in study.arms]
+    drawn = {"forest": [("difference", "paired differences to the baseline", view["forest"])] if view["forest"] else []}
+    for section in ("learning", "health"):
+        drawn[section] = [
+            (f"{section}-{index + 1}", panel.title, figures.panel(panel, legend))
+            for index, panel in enumerate(view[section])
+        ]
+    style = Markup("<style>{}</style>").format(Markup((TEMPLATES / "colours.css").read_text()))  # noqa: S704
+    for name, _, svg in (figure for section in drawn.values() for figure in section):
+        head, _, body = svg.partition(">")
+        atomic.write_text(folder / f"{name}.svg", f"{head}>{style}{body}\n")
+    return {section: [(f"figures/{name}.svg", text) for name, text, _ in found] for section, found in drawn.items()}
+
+
+def _html() -> jinja2.Environment:
+    return _environment(autoescape=True, finalize=_portable)
+
+
+def _markdown() -> jinja2.Environment:
+    return _environment(
+        autoescape=False,
+        finalize=lambda value: value if isinstance(value, Markup) else str(_portable(value)).translate(MARKDOWN),
+    )
+
+
+def _environment(**options: Any) -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        **options,
+    )
+
+
+def _portable(value: Any) -> Any:
+    """The seam that every shown value passes: no text leaves with a folder of this machine in it."""
+    return words.without_folders(value) if isinstance(value, str) and not isinstance(value, Markup) else value
