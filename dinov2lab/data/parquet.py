@@ -1,0 +1,150 @@
+"""Rows of (path, image bytes, label) in Parquet files.
+
+Paths and labels are read when a source is opened, images when they are asked for, by row group: the groups read last
+are kept, up to a budget, so that a small file is decoded once and a large one never held whole. A large file that is
+read in random order wants small row groups (a few hundred rows).
+"""
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from functools import lru_cache
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from dinov2lab.data.decode import Unreadable
+
+BUDGET = 512 * 2**20  # bytes
+
+KINDS: dict[str, tuple[str, tuple[Callable[[pa.DataType], bool], ...]]] = {
+    "path": ("text", (pa.types.is_string, pa.types.is_large_string)),
+    "image": ("bytes", (pa.types.is_binary, pa.types.is_large_binary)),
+    "label": ("integers or text", (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string)),
+}
+
+
+class ParquetSource:
+    """The rows of `files`, one after the other. Raises ValueError where they lack what a source needs.
+
+    `budget`: bytes of decoded row groups that are kept in memory; at least two groups are.
+    """
+
+    def __init__(self, uri: str, files: Sequence[Path], budget: int = BUDGET) -> None:
+        self.uri = uri
+        self.files = tuple(files)
+        self.budget = budget
+        footers = [_footer(file) for file in self.files]
+        self.paths = _unique_paths([_column(file, "path") for file in self.files], self.files)
+        self.labels, self.classes = _labels(self.files, footers)
+        groups = [
+            (file, number, footer.row_group(number))
+            for file, footer in zip(self.files, footers, strict=True)
+            for number in range(footer.num_row_groups)
+        ]
+        self._groups = [(file, number) for file, number, _ in groups]
+        self._starts = list(accumulate((group.num_rows for *_, group in groups), initial=0))
+        largest = max(group.total_byte_size for *_, group in groups)
+        # lru_cache holds no lock while a group is read: two threads may read one twice, and both are right.
+        self._images = lru_cache(max(2, budget // max(1, largest)))(_images)
+
+    def __reduce__(self) -> tuple[type["ParquetSource"], tuple[str, tuple[Path, ...], int]]:
+        return type(self), (self.uri, self.files, self.budget)  # a worker opens the files anew
+
+    def read(self, index: int) -> bytes:
+        """The encoded image of one row; no bytes where the cell is null. Raises Unreadable."""
+        if not 0 <= index < len(self.paths):
+            raise IndexError(index)
+        group = bisect_right(self._starts, index) - 1
+        try:
+            cell = self._images(*self._groups[group])[index - self._starts[group]]
+        except (OSError, pa.ArrowException, IndexError) as error:  # gone, or another file since it was opened
+            raise Unreadable("vanished") from error
+        return cell.as_py() or b""
+
+    def fingerprint(self) -> str:
+        """Names, sizes and footers of the files, hashed."""
+        digest = hashlib.sha256()
+        for file in self.files:
+            digest.update(f"{file.name}\0{file.stat().st_size}\0".encode(errors="surrogateescape"))
+            digest.update(_footer_bytes(file))
+        return digest.hexdigest()
+
+
+def _images(file: Path, group: int) -> pa.ChunkedArray:
+    return pq.ParquetFile(file).read_row_group(group, columns=["image"]).column(0)
+
+
+def _column(file: Path, name: str) -> pa.ChunkedArray:
+    return pq.ParquetFile(file).read(columns=[name]).column(0)
+
+
+def _footer_bytes(file: Path) -> bytes:
+    """The end of a Parquet file: the metadata, their length in 4 bytes, and the magic number."""
+    with file.open("rb") as stream:
+        stream.seek(-8, 2)
+        length = int.from_bytes(stream.read(4), "little")
+        stream.seek(-8 - length, 2)
+        return stream.read(length)
+
+
+def _footer(file: Path) -> pq.FileMetaData:
+    try:
+        footer = pq.read_metadata(file)
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{file}: not a Parquet file, or a broken one") from error
+    types = {field.name: field.type for field in footer.schema.to_arrow_schema()}
+    for name, (kind, accepts) in KINDS.items():
+        if name not in types and name != "label":
+            near = get_close_matches(name, types, 1, 0.5)
+            raise ValueError(
+                f"{file}: no column {name!r} ({kind}); its columns are {', '.join(types)}"
+                + (f". Is it {near[0]!r}?" if near else "")
+            )
+        if name in types and not any(accept(types[name]) for accept in accepts):
+            raise ValueError(f"{file}: column {name!r} holds {types[name]}, not {kind}")
+    if not footer.num_rows:
+        raise ValueError(f"{file}: holds no rows")
+    return footer
+
+
+def _unique_paths(columns: list[pa.ChunkedArray], files: Sequence[Path]) -> tuple[str, ...]:
+    paths = tuple(path for column in columns for path in column.to_pylist())
+    if len(set(paths)) == len(paths) and None not in paths:
+        return paths
+    first: dict[str, Path] = {}
+    for column, file in zip(columns, files, strict=True):
+        for path in column.to_pylist():
+            if path is None:
+                raise ValueError(f"{file}: column 'path' is null in {column.null_count} rows")
+            if path in first:
+                raise ValueError(
+                    f"the path {path!r} stands twice, in {first[path]} and in {file}: paths must be unique"
+                )
+            first[path] = file
+    raise AssertionError("unreachable")
+
+
+def _labels(files: Sequence[Path], footers: list[pq.FileMetaData]) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
+    """Indices of the classes and their names: what the column holds, sorted. None where no row has a label."""
+    named = ["label" in footer.schema.to_arrow_schema().names for footer in footers]
+    if not any(named):
+        return None, ()
+    if not all(named):
+        raise ValueError(f"{files[named.index(False)]}: no column 'label', which {files[named.index(True)]} has")
+    values = [value for file in files for value in _column(file, "label").to_pylist()]
+    if missing := values.count(None):
+        if missing == len(values):
+            return None, ()
+        raise ValueError(f"{files[0]}: {missing} of {len(values)} labels are null; label every row or none")
+    try:
+        classes = sorted(set(values))
+    except TypeError:
+        raise ValueError(f"{files[0]}: labels are integers in some files and text in others") from None
+    index = {value: number for number, value in enumerate(classes)}
+    return np.array([index[value] for value in values], np.int64), tuple(str(value) for value in classes)
