@@ -2,13 +2,19 @@
 
 On disk a manifest is a folder: manifest.json (this record, written last) and Parquet tables beside it.
 
-    kept.parquet     path, score        the rows that are left, in order; score is NaN where the stage gives none
+    kept.parquet     path, score, witness, row, content, pixels    the rows that are left, in the order of their paths:
+                     score and witness of the last stage that gave them (NaN and null where none did), the row's index in the
+                     source, hashes of its bytes and of its decoded pixels
     ledger.parquet   path, stage, reason, witness, score      each row that fell, at whichever stage up to this one
     dropped.parquet  path, reason       of the ledger, the images that could not be read
     pairs.parquet    a, b, score        near copies found
     leaks.parquet    path, reference, score     copies of evaluation images
+
+A witness is the image that decided: a path of the same source or, for leaks and queries, "URI path". funnel.json holds the
+records from the source as it was read down to this one.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +32,7 @@ class Manifest(Record):
     parameters: dict[str, Any]
     rows: int
     dropped: dict[str, int]  # reason -> images, by this stage alone
+    counts: dict[str, int] = {}  # what else the stage has to say, such as pairs found or images short of the number asked for
 
 
 def manifest_id(keys: list[str]) -> str:
@@ -37,9 +44,14 @@ class ManifestFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.record = path / "manifest.json"
+        self.funnel_file = path / "funnel.json"
 
     def read(self) -> Manifest | None:
         return Manifest.model_validate_json(self.record.read_bytes()) if self.record.exists() else None
+
+    def funnel(self) -> list[Manifest]:
+        """The records from the source as it was read down to this one."""
+        return [Manifest.model_validate(record) for record in json.loads(self.funnel_file.read_bytes())]
 
     def table(self, name: str) -> pa.Table | None:
         """kept, ledger, dropped, pairs or leaks; None where no stage up to this one writes it."""

@@ -1,0 +1,83 @@
+"""Search: exact scores whatever the index, and lists that are long enough."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dinov2lab.curation.index import TorchIndex, above, cosine, open_index, ranked
+
+
+def unit(count: int, dim: int, seed: int = 0) -> np.ndarray:
+    rows = np.random.default_rng(seed).standard_normal((count, dim))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def naive(queries: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    a, b = queries.astype(np.float64), vectors.astype(np.float64)
+    return np.round((a @ b.T) / np.linalg.norm(a, axis=1)[:, None] / np.linalg.norm(b, axis=1), 6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 40), st.floats(-0.5, 0.9), st.integers(1, 70), st.integers(0, 99))
+def test_above_finds_exactly_what_a_full_comparison_finds(size, queries, threshold, k, seed):
+    vectors, asked = unit(size, 4, seed), unit(queries, 4, seed + 1)
+    hits = above(open_index(vectors), asked, threshold, k)
+    expected = {(q, v) for q, v in zip(*np.nonzero(naive(asked, vectors) >= threshold), strict=True)}
+    assert set(zip(hits.query.tolist(), hits.id.tolist(), strict=True)) == expected
+    assert len(hits.query) == len(expected)
+
+
+def test_a_list_full_of_copies_is_extended_and_counted():
+    vectors = np.concatenate([np.repeat(unit(1, 8), 300, axis=0), unit(200, 8, 1)])
+    hits = above(open_index(vectors), vectors[:1], 0.999, 64)
+    assert sorted(hits.id.tolist()) == list(range(300))
+    assert hits.saturated == 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 80), st.integers(1, 80), st.integers(0, 99))
+def test_ranked_breaks_ties_by_id(size, k, seed):
+    k = min(k, size)
+    vectors = unit(max(1, size // 4), 5, seed)[np.random.default_rng(seed).integers(0, max(1, size // 4), size)]
+    scores, ids = ranked(open_index(vectors), unit(7, 5, seed + 1), k)
+    truth = naive(unit(7, 5, seed + 1), vectors)
+    order = np.argsort(-truth, axis=1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(ids, order)
+    np.testing.assert_array_equal(scores, np.take_along_axis(truth, order, 1))
+
+
+def test_scores_are_rounded_float64():
+    a, b = unit(50, 300), unit(50, 300, 1)
+    rows = np.arange(50)
+    np.testing.assert_allclose(cosine(a, rows, b, rows), np.diag(naive(a, b)), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("block", [1, 3])
+def test_threads_decide_nothing(block):
+    vectors = np.concatenate([unit(400, 16), unit(400, 16) + 1e-4 * unit(400, 16, 2)]).astype(np.float32)
+    before = torch.get_num_threads()
+    try:
+        answers = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            answers.append(
+                (above(TorchIndex(vectors), vectors[::block], 0.7, 4), ranked(TorchIndex(vectors), vectors, 9))
+            )
+    finally:
+        torch.set_num_threads(before)
+    for one, two in zip(answers[0][1], answers[1][1], strict=True):
+        np.testing.assert_array_equal(one, two)
+    keys = [np.lexsort((hits.id, hits.query)) for hits, _ in answers]
+    for field in range(3):
+        np.testing.assert_array_equal(answers[0][0][field][keys[0]], answers[1][0][field][keys[1]])
+
+
+def test_faiss_agrees_with_torch():
+    pytest.importorskip("faiss", reason="faiss is one of two extras")
+    vectors, asked = unit(500, 32), unit(20, 32, 1)
+    for one, two in zip(
+        ranked(open_index(vectors), asked, 10), ranked(open_index(vectors, "faiss"), asked, 10), strict=True
+    ):
+        np.testing.assert_array_equal(one, two)
