@@ -83,13 +83,14 @@ def _rgb(image: Image.Image) -> NDArray[np.uint8]:
 
 def _eight_bit(grey: NDArray[np.generic], white: int) -> NDArray[np.uint8]:
     """(H, W) values of any range -> (H, W, 3)."""
-    values = np.nan_to_num(grey.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    values = grey.astype(np.float64)
+    np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
     low, high = values.min(), values.max()
     if low >= 0 and high <= white:
         low, high = 0, white
-    scale = 255 / (high - low) if high > low else 0.0  # one value everywhere, and no white: black
-    scaled = np.rint((values - low) * scale).astype(np.uint8)
-    return np.repeat(scaled[:, :, None], 3, axis=2)
+    values -= low
+    values *= 255 / (high - low) if high > low else 0  # one value everywhere, and no white: black
+    return np.repeat(np.rint(values, out=values).astype(np.uint8)[:, :, None], 3, axis=2)
 
 
 def _cut_short(data: bytes) -> bool:
