@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import struct
 import tempfile
 from collections.abc import Callable, Iterator
