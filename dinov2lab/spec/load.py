@@ -1,0 +1,228 @@
+"""Recipes and studies from YAML files and --set overrides. Whatever is wrong is a SpecError that names its place."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from pydantic import ValidationError, create_model
+
+from dinov2lab.spec.document import Item, SpecError, did_you_mean, nearest_file, read_document
+from dinov2lab.spec.fields import Location, complain, is_field, locate, suggestion
+from dinov2lab.spec.identity import content_id
+from dinov2lab.spec.overrides import TAGS, Override, changes_anything, leaves, put, refuse_unchanged, sets
+from dinov2lab.spec.run import RunSpec, Section
+from dinov2lab.spec.study import Study, expand
+
+__all__ = ["SpecError", "find", "headline", "kind_of", "load_recipe", "load_study"]
+
+FOLDERS = {"study": Path("ablations"), "recipe": Path("experiments")}
+_OWN: dict[str, Any] = {name: (field.annotation, field) for name, field in Study.model_fields.items() if name != "name"}
+_StudyFile: type[Section] = create_model(
+    "_StudyFile", __base__=Section, **{**_OWN, "base": (str, ...), "arms": (dict[str, dict[str, Any]], ...)}
+)
+Model = TypeVar("Model", bound=Section)
+
+
+def find(name: str, kind: Literal["study", "recipe"]) -> Path:
+    """The YAML file of that path, or of that bare name in ./ablations (studies) or ./experiments (recipes)."""
+    path, folder = Path(name), FOLDERS[kind]
+    if path.is_file():
+        return path
+    if (folder / f"{name}.yaml").is_file():
+        return folder / f"{name}.yaml"
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        raise SpecError(f"{name}: no such file{nearest_file(path)}")
+    known = sorted(file.stem for file in folder.glob("*.yaml"))
+    there = f"; there are {', '.join(known)}" if known else f"; there is none in ./{folder}"
+    raise SpecError(f"no {kind} is called {name!r}{did_you_mean(name, known) or there}")
+
+
+def kind_of(path: Path) -> Literal["study", "recipe"]:
+    """By its keys: only a study has arms, a question, a factor or a baseline."""
+    return "study" if read_document(path).plain().keys() & {"arms", "question", "factor", "baseline"} else "recipe"
+
+
+def headline(path: Path) -> str:
+    """The first line of a study's question or of a recipe's description; empty where there is none."""
+    keys = read_document(path).plain()
+    return str(keys.get("question") or keys.get("description") or "").strip().partition("\n")[0]
+
+
+def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> RunSpec:
+    """The RunSpec in a YAML file: nested keys, on top of its `base:` where it has one. Raises SpecError."""
+    tree, changes = _recipe(Path(path)), sets(overrides)
+    before = _spec(tree)
+    if not changes:
+        return before
+    after = _spec(_resolved(put(tree, changes)))
+    for each in changes:
+        refuse_unchanged(before, after, each, ".".join(each.path))
+    return after
+
+
+def load_study(path: Path | str, overrides: Sequence[str] = ()) -> Study:
+    """The Study in a YAML file, named after it; with overrides it is another study, and has another name.
+
+    Overrides of a study's own keys go to the study (`seeds=[0, 1]`, `arms.NAME.optim.lr=1e-3`), all others to its base.
+    Raises SpecError.
+    """
+    base, study = _study(Path(path), _Changes([], [], []))
+    if not overrides:
+        return study
+    changes = _assigned(sets(overrides), [arm.name for arm in study.arms])
+    new_base, new_study = _study(Path(path), changes)
+    before, after = ({arm.name: arm.spec for arm in each.arms} for each in (study, new_study))
+    for each in changes.study:
+        refuse_unchanged(study, new_study, each, ".".join(each.path))
+    for each in changes.base:
+        refuse_unchanged(base, new_base, each, ".".join(each.path))
+    for name, each in changes.arms:
+        refuse_unchanged(before[name], after[name], each, ".".join(("arms", name, *each.path)))
+    content = {".".join(each.path): each.item.plain() for each in sets(overrides)}
+    return new_study.model_copy(update={"name": f"{study.name}-{content_id(content)[:6]}"})
+
+
+def _recipe(path: Path, chain: tuple[Path, ...] = ()) -> Item:
+    """The tree of a recipe on top of its bases, with the recipes that it names in it."""
+    if path.resolve() in [each.resolve() for each in chain]:
+        raise SpecError(f"{chain[-1]}: goes round in a circle: {' -> '.join(map(str, (*chain, path)))}")
+    own, chain = dict(_mapping(read_document(path))), (*chain, path)
+    base, description = own.pop("base", None), own.pop("description", None)
+    if description and not isinstance(description.value, str):
+        raise SpecError(f"{description.where}: description: is no text")
+    under = _recipe(_reference(base, "base"), chain) if base else Item({}, str(path), path.parent)
+    return _resolved(put(replace(under, where=str(path)), leaves(own)), chain)
+
+
+def _mapping(item: Item) -> dict[str, Item]:
+    assert isinstance(item.value, dict)
+    return item.value
+
+
+def _reference(item: Item, name: str) -> Path:
+    if not isinstance(item.value, str):
+        raise SpecError(f"{item.where}: {name}: is no path of a YAML file")
+    path = item.folder / item.value
+    if not path.is_file():
+        raise SpecError(f"{item.where}: {name}: there is no file {path}{nearest_file(path)}")
+    return path
+
+
+def _resolved(tree: Item, chain: tuple[Path, ...] = ()) -> Item:
+    """`tree` with the recipe itself where an embedder names the path of one."""
+    if isinstance(tree.value, list):
+        return replace(tree, value=[_resolved(each, chain) for each in tree.value])
+    if not isinstance(tree.value, dict):
+        return tree
+    entries = {key: _resolved(each, chain) for key, each in tree.value.items()}
+    if "kind" in entries and entries["kind"].value == "run" and isinstance(entries.get("run", tree).value, str):
+        recipe = _recipe(_reference(entries["run"], "run"), chain)
+        _spec(recipe)  # its own mistakes are told in its own terms
+        entries["run"] = recipe
+    return replace(tree, value=entries)
+
+
+def _spec(tree: Item, above: Location = ()) -> RunSpec:
+    return _validated(RunSpec, tree.plain(), tree, above)
+
+
+def _validated(model: type[Model], value: Any, tree: Item, above: Location = ()) -> Model:
+    try:
+        return model.model_validate_json(json.dumps(value))
+    except ValidationError as error:
+        raise complain(error.errors(include_url=False), tree, model, above) from None
+
+
+class _Changes(NamedTuple):
+    """The --set overrides of a study, by what they are for."""
+
+    study: list[Override]
+    base: list[Override]
+    arms: list[tuple[str, Override]]  # the path of each begins inside the arm
+
+
+def _assigned(overrides: Sequence[Override], arms: Sequence[str]) -> _Changes:
+    changes = _Changes([], [], [])
+    for each in overrides:
+        if each.path[0] == "arms":
+            changes.arms.append(_in_arm(each, arms))
+        else:
+            (changes.study if each.path[0] in _OWN else changes.base).append(each)
+    return changes
+
+
+def _in_arm(override: Override, arms: Sequence[str]) -> tuple[str, Override]:
+    """The arm that `arms.NAME.a.b` means, where a name may have dots in it; and the override inside of it."""
+    text = ".".join(override.path[1:])
+    matching = [name for name in arms if f"{text}.".startswith(f"{name}.")]
+    if not matching:
+        near = did_you_mean("".join(override.path[1:2]), list(arms)) or f"; there are {', '.join(arms)}"
+        raise SpecError(f"{override.item.where}: no such arm{near}")
+    name = max(matching, key=len)
+    if text == name:
+        raise SpecError(f"{override.item.where}: wants a field, such as arms.{name}.optim.lr=1e-3")
+    return name, override._replace(path=tuple(text[len(name) + 1 :].split(".")))
+
+
+def _study(path: Path, changes: _Changes) -> tuple[RunSpec, Study]:
+    """(the base, the study), with the --set `changes` made in them."""
+    tree = _factor_as_list(put(_factor_as_list(read_document(path)), changes.study))
+    _validated(_StudyFile, tree.plain(), tree)
+    entries = _mapping(tree)
+    base_tree = _resolved(put(_recipe(_reference(entries["base"], "base")), changes.base))
+    base, factors = _spec(base_tree), _factors(entries["factor"])
+    arms = dict[str, RunSpec]()
+    for name, item in _mapping(entries["arms"]).items():
+        own = leaves(_mapping(item)) + [each for arm, each in changes.arms if arm == name]
+        arms[name] = _spec(_resolved(put(base_tree, own)), ("arms", name))
+        for each in own:
+            _refuse_confound(name, each, own, factors, base, arms[name])
+    return base, _checked(path, tree, arms)
+
+
+def _factor_as_list(tree: Item) -> Item:
+    factor = _mapping(tree).get("factor")
+    if factor is None or not isinstance(factor.value, str):
+        return tree
+    return replace(tree, value={**_mapping(tree), "factor": replace(factor, value=[factor])})
+
+
+def _factors(factor: Item) -> list[str]:
+    assert isinstance(factor.value, list)
+    for each in factor.value:
+        path = str(each.value).split(".")
+        if not is_field(RunSpec, path):
+            raise SpecError(f"{each.where}: factor: there is no field {each.value!r}{suggestion(RunSpec, path)}")
+    return factor.plain()  # type: ignore[no-any-return]
+
+
+def _refuse_confound(
+    arm: str, each: Override, own: Sequence[Override], factors: Sequence[str], base: RunSpec, spec: RunSpec
+) -> None:
+    """An arm's override must change something against the base, and lie under a factor of the study."""
+    name = ".".join(("arms", arm, *each.path))
+    beside = [other for other in own if other.path[:-1] == each.path[:-1]]
+    if each.path[-1:] and each.path[-1] in TAGS and len(beside) > 1 and not changes_anything(base, spec, each):
+        return  # it only says which member of a union the values beside it are for
+    refuse_unchanged(base, spec, each, name)
+    if not any(f"{'.'.join(each.path)}.".startswith(f"{factor}.") for factor in factors):
+        raise SpecError(f"{each.item.where}: {name}: lies outside the study's factor ({', '.join(factors)})")
+
+
+def _checked(path: Path, tree: Item, arms: Mapping[str, RunSpec]) -> Study:
+    """The study, expanded once, so that all its errors appear when it is loaded."""
+    entries = {name: item for name, item in _mapping(tree).items() if name != "base"}
+    plain = {name: item.plain() for name, item in entries.items()}
+    plain |= {"name": path.stem, "arms": [{"name": name, "spec": arms[name].model_dump(mode="json")} for name in arms]}
+    named = [
+        replace(item, value={"name": replace(item, value=name)}) for name, item in _mapping(entries["arms"]).items()
+    ]
+    study = _validated(Study, plain, replace(tree, value={**entries, "arms": replace(entries["arms"], value=named)}))
+    try:
+        expand(study)
+    except ValueError as error:
+        guilty = [word.strip(":,") for word in str(error).split() if word.strip(":,") in arms]
+        raise SpecError(f"{locate(tree, ('arms', *guilty[:1]))}: {error}") from None
+    return study
