@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from dinov2lab.report import words
 from dinov2lab.report.figures import Line, Panel
+from dinov2lab.report.references import references
 from dinov2lab.report.tables import Run
-from dinov2lab.report.verdict import references
 from dinov2lab.spec.run import ObjectiveSpec
 from dinov2lab.spec.study import Study
 
@@ -54,7 +54,7 @@ def _marks(study: Study, runs: Sequence[Run], metric: str) -> tuple[tuple[float,
     if metric not in UNIFORM:
         return ()
     counts = sorted({prototypes(run.spec.objective, metric) for run in runs})
-    return tuple((math.log(count), f"ln {words.plural(count, '').strip()}: uniform output") for count in counts)
+    return tuple((math.log(count), f"ln {words.count(count)}: uniform output") for count in counts)
 
 
 def prototypes(objective: ObjectiveSpec, metric: str) -> int:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from dinov2lab.report import words
 from dinov2lab.report.statistics import Interval
@@ -63,16 +64,16 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def thinned(points: Sequence[Point]) -> list[Point]:
-    """At most POINTS points: means of consecutive ones. A value that is no number stays a gap where its bin has no other."""
+    """At most POINTS points: means of consecutive ones. A bin without any finite value is a gap."""
     if len(points) <= POINTS:
         return list(points)
     bins = np.array_split(np.asarray(points, dtype=np.float64), POINTS)
     return [(float(part[:, 0].mean()), _mean(part[:, 1])) for part in bins]
 
 
-def _mean(values: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> float:
+def _mean(values: NDArray[np.float64]) -> float:
     finite = values[np.isfinite(values)]
-    return float(finite.mean()) if len(finite) else math.nan
+    return float(np.mean(finite)) if finite.size else math.nan
 
 
 def _text(x: float, y: float, text: str, anchor: str = "start", kind: str = "tick") -> str:
@@ -88,7 +89,7 @@ def _svg(width: float, height: float, label: str, parts: Iterable[str]) -> Marku
     """Everything that reaches this has been escaped."""
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="img" '
     name = escape(words.without_folders(label), quote=True)
-    return Markup(f'{head}aria-label="{name}">{"".join(parts)}</svg>')  # noqa: S704
+    return Markup(f'{head}aria-label="{name}">{"".join(parts)}</svg>')
 
 
 def forest(rows: Sequence[ForestRow], baseline: str, axis: str, scale: float) -> Markup:
@@ -102,7 +103,7 @@ def forest(rows: Sequence[ForestRow], baseline: str, axis: str, scale: float) ->
     bottom = height - 40
 
     def x(value: float) -> float:
-        return left + (value - low) / (high - low) * (right - left)
+        return float(left + (value - low) / (high - low) * (right - left))
 
     parts = [_line(x(tick), top, x(tick), bottom, "grid") for tick in ticks(low, high, 6)]
     parts.append(_line(x(0), top - 6, x(0), bottom, "zero"))
@@ -117,7 +118,7 @@ def forest(rows: Sequence[ForestRow], baseline: str, axis: str, scale: float) ->
 
 
 def _forest_row(row: ForestRow, y: float, x: Callable[[float], float], left: float, right: float) -> Iterable[str]:
-    paint, middle = f' style="stroke:{colour(row.arm)}"', y + 34
+    paint, middle = f' style="stroke:{colour(row.arm)}"', y + 31
     yield _text(left, y + 17, row.label, "start", "name")
     yield _text(right, y + 17, row.text, "end", "note")
     if row.interval:
@@ -125,7 +126,7 @@ def _forest_row(row: ForestRow, y: float, x: Callable[[float], float], left: flo
         yield _line(low, middle, high, middle, "interval", paint)
         yield from (_line(end, middle - 5, end, middle + 5, "interval", paint) for end in (low, high))
     for value in row.seeds:
-        yield f'<circle cx="{x(value):.1f}" cy="{middle:.1f}" r="3.2" class="seed"{paint}/>'
+        yield f'<circle cx="{x(value):.1f}" cy="{middle + 11:.1f}" r="3" class="seed"{paint}/>'
     if row.mean is not None:
         at = x(row.mean)
         diamond = (
@@ -135,7 +136,7 @@ def _forest_row(row: ForestRow, y: float, x: Callable[[float], float], left: flo
 
 
 def _signed(value: float) -> str:
-    return f"+{words.number(value)}" if value > 0 else words.number(value)
+    return f"+{words.tick(value)}" if value > 0 else words.tick(value)
 
 
 def panel(panel: Panel, legend: Sequence[str] = ()) -> Markup:
@@ -159,11 +160,11 @@ def panel(panel: Panel, legend: Sequence[str] = ()) -> Markup:
     def y(value: float) -> float:
         return bottom - (value - low) / (high - low) * (bottom - top)
 
-    parts = [_text(4, 13, panel.title, "start", "name")]
+    parts = [_text(0, 13, panel.title, "start", "name")]
     for tick in ticks(low, high, 4):
         parts += [
             _line(left, y(tick), right, y(tick), "grid"),
-            _text(left - 6, y(tick) + 4, words.number(tick, 4), "end"),
+            _text(left - 6, y(tick) + 4, words.tick(tick), "end"),
         ]
     steps = ticks(0, last, 4)
     parts += [

@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from dinov2lab.report import curves, figures, funnel, tables, verdict, words
+from dinov2lab.report import curves, figures, funnel, references, tables, verdict, words
 from dinov2lab.report.tables import Run
 from dinov2lab.report.verdict import Row
 from dinov2lab.spec.study import Study
@@ -50,7 +50,7 @@ def _plain(row: Row) -> dict[str, Any]:
 def _view(study: Study, runs: tuple[Run, ...], pool: bool) -> dict[str, Any]:
     """What both templates show."""
     decided = [arm.judged for arm in verdict.arm_rows(study, runs, study.decide.metric, pool=pool) if arm.judged]
-    gains = verdict.gains(study, runs, study.decide.metric)
+    gains = references.gains(study, runs, study.decide.metric)
     others = [metric for metric in study.metrics if metric != study.decide.metric]
     origins = tables.origins(runs)
     return {
@@ -68,7 +68,8 @@ def _view(study: Study, runs: tuple[Run, ...], pool: bool) -> dict[str, Any]:
         "forest": _forest(study, decided),
         "metrics": [_metric(study, runs, metric, pool) for metric in (study.decide.metric, *others)],
         "gains": gains,
-        "learnt": verdict.learnt(gains),
+        "learnt": references.learnt(study, gains),
+        "doubtful": any(gain.difference.n > 1 and not gain.beats for gain in gains),
         "learning": curves.learning(study, runs),
         "health": curves.health(study, runs),
         "panel": figures.panel,
@@ -85,7 +86,7 @@ def _metric(study: Study, runs: tuple[Run, ...], metric: str, pool: bool) -> dic
     return {
         "name": metric,
         "arms": verdict.arm_rows(study, runs, metric, pool=pool),
-        "references": verdict.references(study, runs, metric),
+        "references": references.references(study, runs, metric),
         "measured": any(metric in run.finals for run in runs),
     }
 
@@ -118,7 +119,7 @@ def _write_figures(study: Study, view: dict[str, Any], folder: Path) -> dict[str
             (f"{section}-{index + 1}", panel.title, figures.panel(panel, legend))
             for index, panel in enumerate(view[section])
         ]
-    style = Markup("<style>{}</style>").format(Markup((TEMPLATES / "colours.css").read_text()))  # noqa: S704
+    style = Markup("<style>{}</style>").format(Markup((TEMPLATES / "colours.css").read_text()))
     for name, _, svg in (figure for section in drawn.values() for figure in section):
         head, _, body = svg.partition(">")
         atomic.write_text(folder / f"{name}.svg", f"{head}>{style}{body}\n")
@@ -126,7 +127,7 @@ def _write_figures(study: Study, view: dict[str, Any], folder: Path) -> dict[str
 
 
 def _html() -> jinja2.Environment:
-    return _environment(autoescape=True, finalize=_portable)
+    return _environment(autoescape=True, finalize=lambda value: _unbroken(_portable(value)))
 
 
 def _markdown() -> jinja2.Environment:
@@ -144,6 +145,11 @@ def _environment(**options: Any) -> jinja2.Environment:
         lstrip_blocks=True,
         **options,
     )
+
+
+def _unbroken(value: Any) -> Any:
+    """A number and its sign of per cent stay on one line."""
+    return value.replace(" %", "\u00a0%") if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _portable(value: Any) -> Any:

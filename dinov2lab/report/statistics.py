@@ -1,8 +1,8 @@
 """Paired t statistics over seeds. The unit is the run, never the image; arms share seeds, so differences are paired.
 
-With the few seeds that training allows, a bootstrap is falsely tight and no permutation test can reach 0.05; a t interval
-on the paired differences holds its level. Intervals of several comparisons to one baseline hold together by Bonferroni:
-each t quantile is taken at alpha / comparisons. What is shown is what decides.
+With the few seeds that training allows, a bootstrap is falsely tight and no permutation test can reach 0.05; a t
+interval on the paired differences holds its level. Intervals of several comparisons to one baseline hold together by
+Bonferroni: each t quantile is taken at alpha / comparisons. What is shown is what decides.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ class Mean:
 
     n: int
     mean: float | None
-    interval: Interval | None  # none with fewer than two seeds
+    interval: Interval | None  # none with fewer than two seeds, or no spread at all
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Difference:
     @property
     def exact(self) -> bool:
         """Two seeds or more, and the same difference in each: there is no spread to make an interval from."""
-        return self.n > 1 and self.interval is None
+        return self.n > 1 and self.mean is not None and self.interval is None
 
 
 def critical(n: int, alpha: float, comparisons: int = 1) -> float:
@@ -87,8 +87,9 @@ def resolvable_effect(n: int, alpha: float, comparisons: int = 1) -> float:
 def mean_of(values: Sequence[float], alpha: float) -> Mean:
     if not values or not np.isfinite(values).all():
         return Mean(len(values), None, None)
-    mean = float(np.mean(values))
-    return Mean(len(values), mean, _interval(values, alpha, 1))
+    spread = float(np.ptp(values))
+    interval = _interval(values, alpha, 1) if spread > ROUNDING * float(np.abs(values).max()) else None
+    return Mean(len(values), float(np.mean(values)), interval)
 
 
 def paired_difference(arm: Sequence[float], baseline: Sequence[float], alpha: float, comparisons: int) -> Difference:

@@ -5,7 +5,7 @@ import re
 
 from dinov2lab.report.statistics import Interval
 
-REFERENCES = {"pixels": "raw pixels", "untrained": "same network, untrained"}
+REFERENCES = {"pixels": "raw pixels", "untrained": "the same network untrained"}
 
 # Quoted paths first, since only there may a folder's name hold a space. A URL's double slash is no path.
 _QUOTED = re.compile(r"""(['"])(?:file://)?(?:/|~/|[A-Za-z]:\\)[^'"\n]*?([^/\\'"\n]*)\1""")
@@ -26,26 +26,53 @@ def higher_is_better(metric: str) -> bool:
     return not metric.startswith("loss/")
 
 
+TITLES = {
+    "loss/total": "Total loss",
+    "loss/dino_global": "DINO loss, global crops",
+    "loss/dino_local": "DINO loss, local crops",
+    "loss/ibot": "iBOT loss",
+    "loss/koleo": "KoLeo loss",
+    "health/feature_std": "Feature standard deviation",
+    "health/rankme": "RankMe",
+    "teacher/entropy": "Entropy of the teacher's output",
+    "student/entropy": "Entropy of the student's output",
+    "gradient/norm": "Gradient norm",
+}
+
+
 def title(metric: str) -> str:
-    """`test/knn` as `kNN, test`."""
+    """`test/knn` as `test kNN`."""
     group, _, name = metric.rpartition("/")
-    known = {"knn": "kNN", "linear": "linear probe", "rankme": "RankMe", "feature_std": "feature std"}
-    plain = known.get(name, name.replace("_", " "))
-    return f"{plain}, {group}" if is_accuracy(metric) else f"{group.replace('_', ' ')}: {plain}" if group else plain
+    plain = {"knn": "kNN", "linear": "linear probe"}.get(name, name.replace("_", " "))
+    return TITLES.get(metric) or f"{group.replace('_', ' ')} {plain}".strip()
+
+
+def capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def count(number: int) -> str:
+    """Thousands apart by a thin space."""
+    return f"{number:,}".replace(",", "\u202f")
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Three significant digits, thousands with a thin space, a true minus."""
+    """Some significant digits, thousands apart, a true minus."""
     if value is None:
         return "–"
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else "∞" if value > 0 else "−∞"
     if abs(value) >= 1000:
-        return f"{value:,.0f}".replace(",", "\u202f").replace("-", "−")
+        return count(round(value)).replace("-", "−")
     if value and abs(value) < 1e-3:
         mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
         return f"{mantissa}e{int(exponent)}".replace("-", "−")
-    return f"{float(f'{value:.{digits}g}'):g}".replace("-", "−")
+    return f"{value:#.{digits}g}".rstrip(".").replace("-", "−") if value else "0"
+
+
+def tick(value: float) -> str:
+    """A round number, without the zeros that say nothing."""
+    return f"{value:g}".replace("-", "−") if 1e-4 <= abs(value) < 1000 else number(value)
 
 
 def value(metric: str, amount: float | None) -> str:
@@ -65,13 +92,26 @@ def signed(metric: str, amount: float | None) -> str:
     return text if text.startswith("−") else f"+{text}"
 
 
-def unit(metric: str) -> str:
-    return "%" if is_accuracy(metric) else ""
-
-
 def points(metric: str, amount: float | None) -> str:
     """The size of a difference, with its unit."""
     return value(metric, amount) + (" points" if is_accuracy(metric) else "")
+
+
+def signed_points(metric: str, amount: float | None) -> str:
+    return signed(metric, amount) + (" points" if is_accuracy(metric) else "")
+
+
+def level(alpha: float) -> str:
+    return f"{100 * (1 - alpha):g} %"
+
+
+def resolvable(metric: str, amount: float | None) -> str:
+    """A smallest resolvable difference: what no accuracy could ever show is said as such."""
+    return "over 100" if amount is not None and is_accuracy(metric) and amount > 1 else value(metric, amount)
+
+
+def resolvable_points(metric: str, amount: float | None) -> str:
+    return resolvable(metric, amount) + (" points" if is_accuracy(metric) else "")
 
 
 def span(metric: str, interval: Interval | None) -> str:
@@ -91,8 +131,8 @@ def seeds(numbers: list[int] | tuple[int, ...]) -> str:
     return f"seed{'' if len(numbers) == 1 else 's'} {listed([str(number) for number in numbers])}"
 
 
-def plural(count: int, noun: str) -> str:
-    return f"{count:,}".replace(",", "\u202f") + f" {noun}{'' if count == 1 else 's'}"
+def plural(number: int, noun: str) -> str:
+    return f"{count(number)} {noun}{'' if number == 1 else 's'}"
 
 
 def amount(count: float) -> str:

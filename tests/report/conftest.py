@@ -217,7 +217,7 @@ Fabricate = Callable[..., Fabricated]
 
 @pytest.fixture
 def fabricate(tmp_path: Path) -> Fabricate:
-    """fabricate(seeds=(0, 1, 2), labels=True, run=True): a study and its workspace, its runs finished unless run is False."""
+    """A study and its workspace; its runs are finished unless `run` is False."""
 
     def make(
         seeds: tuple[int, ...] = (0, 1, 2), *, labels: bool = True, run: bool = True, **study: object
