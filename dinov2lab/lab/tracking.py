@@ -1,0 +1,286 @@
+"""MLflow as a mirror of the workspace: one experiment and one parent run per study, a child run per arm and seed.
+
+Disk is the truth. Nothing here is needed for a run to finish; `sync` brings MLflow up to what is on disk, and a second
+one adds nothing. One process mirrors a workspace at a time, so SQLite has one writer, however many runs there are.
+"""
+
+import json
+import math
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dinov2lab.lab.mirror import State, mirror_run
+from dinov2lab.lab.sending import TAG_LENGTH, Target, TrackingError, complete, cut, upload
+from dinov2lab.spec.study import Study, expand
+from dinov2lab.store import atomic
+from dinov2lab.store.folders import Workspace
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+# No telemetry: its thread was seen to break log_batch. No retries of MLflow's own: a second create_run is a second run.
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+}
+UI_ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+LINE_LENGTH = 300
+PAGE = 1000
+
+
+def tracking_uri(workspace: Workspace) -> str:
+    """MLFLOW_TRACKING_URI, else SQLite in the workspace."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{workspace.database.resolve()}"
+
+
+def prepare(study: Study, workspace: Workspace) -> None:
+    """Create the database, the experiment of the study and its parent run, where they are missing.
+
+    Raises TrackingError.
+    """
+    with _mirroring(workspace, wait=True) as target:
+        _open_study(target, study, workspace)
+
+
+def sync(study: Study | None, workspace: Workspace, reports: Path) -> None:
+    """Bring MLflow up to what is on disk, for one study or for all that ran in the workspace.
+
+    Raises TrackingError where MLflow fails, ValueError for files that cannot be read, after mirroring all others.
+    """
+    _sync(study, workspace, reports, seconds=math.inf, wait=True)
+
+
+def try_sync(study: Study | None, workspace: Workspace, reports: Path, *, seconds: float = 20) -> str | None:
+    """`sync` for a caller who must go on: gives up after about `seconds`, or where another process is at it already.
+
+    Returns one line on what is not mirrored yet, and why; None where MLflow equals disk.
+    """
+    try:
+        _sync(study, workspace, reports, seconds=seconds, wait=False)
+    except Exception as error:  # whatever MLflow and its libraries raise: a mirror never costs a run
+        return _line(error)
+    return None
+
+
+def _sync(study: Study | None, workspace: Workspace, reports: Path, *, seconds: float, wait: bool) -> None:
+    problems: list[str] = []
+    studies = _stored(workspace, problems) if study is None else [study]
+    if studies:
+        with _mirroring(workspace, wait=wait, seconds=seconds) as target:
+            for one in studies:
+                problems += _mirror_study(target, one, workspace, reports)
+    if problems:
+        raise ValueError("\n".join(problems))
+
+
+def _stored(workspace: Workspace, problems: list[str]) -> list[Study]:
+    studies = []
+    for file in sorted(workspace.studies.glob("*.json")):
+        try:
+            studies.append(Study.model_validate_json(file.read_bytes()))
+        except ValueError as error:
+            problems.append(f"{file}: {_line(error)}")
+    return studies
+
+
+@contextmanager
+def _mirroring(workspace: Workspace, *, wait: bool, seconds: float = math.inf) -> Iterator[Target]:
+    """The right to write to this workspace's MLflow, and the connection to it. Errors leave it as one line."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    folder = workspace.path / "tracking"
+    try:
+        with atomic.locked(folder / "lock", wait=wait) as mine:
+            if not mine:
+                raise TrackingError("another process is mirroring this workspace into MLflow")
+            client = _client(workspace)
+            yield Target(client, experiment="", cursors=folder / "cursors", deadline=time.monotonic() + seconds)
+    except (MlflowException, SQLAlchemyError, OSError) as error:  # requests' errors are OSErrors
+        raise TrackingError(f"MLflow at {_public(tracking_uri(workspace))}: {_line(error)}") from error
+
+
+def _client(workspace: Workspace) -> "MlflowClient":
+    """Connected to a database that exists. A new one is renamed into place whole: a half-made one is beyond repair."""
+    from mlflow import MlflowClient
+
+    uri = tracking_uri(workspace)
+    if uri == f"sqlite:///{workspace.database.resolve()}" and not workspace.database.exists():
+        for leftover in workspace.path.glob(f".{workspace.database.name}.*"):
+            leftover.unlink()
+        atomic.write(workspace.database, lambda new: MlflowClient(f"sqlite:///{new.resolve()}").search_experiments())
+    return MlflowClient(uri, registry_uri=uri)
+
+
+def _open_study(target: Target, study: Study, workspace: Workspace) -> "Run":
+    """Point `target` at the experiment of `study`, and return its parent run."""
+    target.experiment = _experiment(target.client, study, workspace)
+    target.runs = list(_search(target.client, target.experiment))
+    for run in target.runs:
+        if run.data.tags.get("dinov2lab.kind") == "study" and run.data.tags.get("study") == study.name:
+            return run
+    tags = {"dinov2lab.kind": "study", "study": study.name, "mlflow.note.content": study.question}
+    return target.client.create_run(target.experiment, tags=tags, run_name=study.name)
+
+
+def _experiment(client: "MlflowClient", study: Study, workspace: Workspace) -> str:
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(study.name)
+    if found is None:
+        local = tracking_uri(workspace).startswith("sqlite:")
+        place = (workspace.artifacts.resolve() / study.name).as_uri() if local else None
+        # the tag opens the page of runs and charts, rather than that of language models
+        tags = {"mlflow.note.content": study.question, "mlflow.experimentKind": "custom_model_development"}
+        try:
+            return str(client.create_experiment(study.name, artifact_location=place, tags=tags))
+        except MlflowException:  # another workspace was quicker on the same server
+            found = client.get_experiment_by_name(study.name)
+            if found is None:
+                raise
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)
+
+
+def _search(client: "MlflowClient", experiment: str) -> "Iterator[Run]":
+    token = None
+    while True:
+        page = client.search_runs([experiment], max_results=PAGE, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _mirror_study(target: Target, study: Study, workspace: Workspace, reports: Path) -> list[str]:
+    """Returns a line for each run, or report, whose files could not be read."""
+    parent = _open_study(target, study, workspace)
+    states: list[State | None] = []
+    problems: list[str] = []
+    for cell in expand(study):
+        with _noting(workspace.run(cell.run).path, problems):
+            states.append(mirror_run(target, study.name, parent.info.run_id, cell, workspace))
+    with _noting(reports / study.name, problems):
+        _mirror_report(target, study, parent, states, reports / study.name)
+    return problems
+
+
+@contextmanager
+def _noting(path: Path, problems: list[str]) -> Iterator[None]:
+    """One unreadable file keeps nothing else from being mirrored."""
+    try:
+        yield
+    except TrackingError:
+        raise
+    except (ValueError, KeyError) as error:
+        problems.append(f"{path}: {_line(error)}")
+
+
+def _mirror_report(target: Target, study: Study, parent: "Run", states: Sequence[State | None], report: Path) -> None:
+    """The parent run: the question, the verdict, how far the study is, and the report's files."""
+    file = report / "verdict.json"
+    verdict: list[dict[str, Any]] = json.loads(file.read_bytes()) if file.exists() else []
+    counts = {state: states.count(state) for state in ("finished", "running", "failed", "killed")}
+    tags = {
+        "mlflow.note.content": cut(_note(study, verdict), TAG_LENGTH),
+        "dinov2lab.runs": ", ".join(f"{count} {state}" for state, count in counts.items()),
+    }
+    at = round(file.stat().st_mtime * 1000) if verdict else 0
+    complete(target, parent, tags=tags, params={}, metrics=_verdict_values(verdict), at=at)
+    upload(target, parent, report, "report")
+    ended = counts["finished"] + counts["failed"] == len(study.arms) * len(study.seeds)
+    status = "FINISHED" if ended else "RUNNING" if counts["running"] else "SCHEDULED"
+    if parent.info.status != status and ended:
+        target.client.set_terminated(parent.info.run_id, status)
+    elif parent.info.status != status:
+        target.client.update_run(parent.info.run_id, status=status)
+
+
+def _note(study: Study, verdict: list[dict[str, Any]]) -> str:
+    """Markdown, as the page of a run shows it: the question, and what the study says to it."""
+    deciding = [entry for entry in verdict if entry["metric"] == study.decide.metric]
+    lines = [f"- {entry['arm']} against {entry['baseline']}: {entry['words']}" for entry in deciding]
+    return "\n".join([study.question, *([f"\n{study.decide.metric}:\n"] if lines else []), *lines])
+
+
+def _verdict_values(verdict: list[dict[str, Any]]) -> dict[str, float]:
+    return {
+        f"verdict/{entry['metric']}/{entry['arm']}/{name}": entry[name]
+        for entry in verdict
+        for name in ("difference", "low", "high")
+        if entry.get(name) is not None
+    }
+
+
+def ui(workspace: Workspace, port: int) -> int:
+    """Serve MLflow's pages of this workspace on the loopback until Ctrl-C; returns the server's exit status.
+
+    Raises ValueError where there is nothing to serve or the port is taken.
+    """
+    uri = tracking_uri(workspace)
+    if uri.startswith("http"):
+        raise ValueError(f"MLFLOW_TRACKING_URI names a server: open {_public(uri)} in a browser")
+    if not workspace.database.exists() and "MLFLOW_TRACKING_URI" not in os.environ:
+        raise ValueError(f"{workspace.database} does not exist yet: run a study first")
+    _check_free(port)
+    environment = {
+        **os.environ,
+        **UI_ENVIRONMENT,
+        "MLFLOW_BACKEND_STORE_URI": uri,
+    }  # not an argument: it may hold a password
+    destination = str(workspace.artifacts.resolve())
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    server = subprocess.Popen([*command, "--artifacts-destination", destination], env=environment, cwd=workspace.path)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return server.wait()
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        _stop(server)
+
+
+def _check_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ValueError(f"port {port} cannot be used ({error.strerror}); choose another with --port") from error
+
+
+def _stop(server: subprocess.Popen[bytes], seconds: float = 10) -> None:
+    server.terminate()
+    try:
+        server.wait(seconds)
+    except subprocess.TimeoutExpired:
+        server.kill()
+
+
+def _line(error: BaseException) -> str:
+    """What went wrong at the root of a network error, else the first line of what was said."""
+    root = error
+    while not isinstance(root, ValueError) and (root.__cause__ or root.__context__):
+        root = root.__cause__ or root.__context__ or root
+    lines = str(root if isinstance(root, OSError) else error).strip().splitlines() or [type(error).__name__]
+    return cut(_public(lines[0]), LINE_LENGTH)
+
+
+def _public(text: str) -> str:
+    """Without the user and password that a URI may carry."""
+    return re.sub(r"//[^/@\s]+@", "//", text)

@@ -1,0 +1,425 @@
+"""MLflow equals disk, each value once: with real SQLite, and with a real server in test_tracking_server.py."""
+
+import json
+import math
+import multiprocessing
+import random
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import fabricated
+import pytest
+
+from dinov2lab.lab import tracking
+from dinov2lab.lab.sending import cut
+from dinov2lab.spec.study import Cell, Study, expand
+from dinov2lab.store.folders import Workspace
+
+SILENT = Path("no reports")
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its migrations take seconds: made once, copied by each test."""
+    workspace = Workspace(tmp_path_factory.mktemp("fresh"))
+    tracking.sync(None, workspace, SILENT)
+    assert not workspace.database.exists(), "a workspace without studies needs no database"
+    tracking.prepare(fabricated.study("prepared"), workspace)
+    with sqlite3.connect(workspace.database) as database:
+        for table in ("tags", "runs", "experiment_tags"):
+            database.execute(f"DELETE FROM {table}")
+        database.execute("DELETE FROM experiments WHERE experiment_id != 0")
+    return workspace.database
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    workspace = Workspace(tmp_path / "a lab's #1 ünï")
+    workspace.path.mkdir()
+    shutil.copy(empty_database, workspace.database)
+    return workspace
+
+
+def client(workspace: Workspace) -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking.tracking_uri(workspace))
+
+
+def runs_of(workspace: Workspace, study: Study, kind: str = "run") -> dict[str, Any]:
+    """Our run id (or the study's name) -> MLflow's run; no two may be of one."""
+    connection = client(workspace)
+    experiment = connection.get_experiment_by_name(study.name)
+    found = [
+        run
+        for run in connection.search_runs([experiment.experiment_id])
+        if run.data.tags["dinov2lab.kind"] == kind and run.data.tags["study"] == study.name
+    ]
+    named = {run.data.tags.get("run_id", study.name): run for run in found}
+    assert len(named) == len(found), "a run is there twice"
+    return named
+
+
+def histories(workspace: Workspace, run: Any) -> Counter[tuple[str, int, int, str]]:
+    """(name, step, time, value) of all that came from metrics.jsonl; repr, for NaN equals nothing."""
+    names = [name for name in run.data.metrics if not name.startswith(("final/", "cost/"))]
+    connection = client(workspace)
+    values = [value for name in names for value in connection.get_metric_history(run.info.run_id, name)]
+    return Counter((value.key, value.step, value.timestamp, repr(value.value)) for value in values)
+
+
+def on_disk(workspace: Workspace, cell: Cell) -> Counter[tuple[str, int, int, str]]:
+    rows = workspace.run(cell.run).rows()
+    return Counter(
+        (name, int(row["images"]), int(row["time"]), repr(float(value)))
+        for row in rows
+        for name, value in row.items()
+        if name not in ("step", "images", "time")
+    )
+
+
+def assert_equal_to_disk(workspace: Workspace, study: Study) -> None:
+    mirrored = runs_of(workspace, study)
+    for cell in expand(study):
+        assert histories(workspace, mirrored[cell.run]) == on_disk(workspace, cell)
+
+
+def everything(workspace: Workspace) -> list[str]:
+    with sqlite3.connect(workspace.database) as database:
+        return list(database.iterdump())
+
+
+def finished_study(workspace: Workspace, study: Study, count: int = 40) -> None:
+    for cell in expand(study):
+        fabricated.start(workspace, cell, count)
+        fabricated.finish(workspace, cell)
+    fabricated.remember(workspace, study)
+
+
+def test_all_of_a_study_is_mirrored(workspace: Workspace, tmp_path: Path) -> None:
+    study = fabricated.study()
+    finished_study(workspace, study)
+    fabricated.report(tmp_path / "reports", study)
+    tracking.sync(study, workspace, tmp_path / "reports")
+
+    assert_equal_to_disk(workspace, study)
+    (parent,) = runs_of(workspace, study, "study").values()
+    assert parent.info.run_name == study.name
+    assert parent.info.status == "FINISHED"
+    assert parent.data.metrics["verdict/test/knn/retrieved/low"] == 0.05
+    assert not any(name.startswith("verdict/test/linear") for name in parent.data.metrics), "what is None is no number"
+    assert study.question in parent.data.tags["mlflow.note.content"]
+    assert "better by 10.0 points" in parent.data.tags["mlflow.note.content"]
+    files = {item.path for item in client(workspace).list_artifacts(parent.info.run_id, "report")}
+    assert files == {f"report/{name}" for name in ("index.html", "report.md", "results.csv", "verdict.json")}
+
+    for cell in expand(study):
+        child = runs_of(workspace, study)[cell.run]
+        result = workspace.run(cell.run).outcome()
+        assert result
+        assert child.info.run_name == f"{cell.arm} · seed {cell.seed}"
+        expected = {"study": study.name, "arm": cell.arm, "seed": str(cell.seed), "run_id": cell.run}
+        expected |= {"mlflow.parentRunId": parent.info.run_id, "commit": result.commit, "code": result.code}
+        assert expected.items() <= child.data.tags.items()
+        assert child.data.params["optim.lr"] == "0.00566"
+        assert child.data.params["curation.stages.0.images"] == str(cell.spec.curation.stages[0].images)
+        assert child.data.params["optim.betas"] == "[0.9, 0.999]"
+        assert child.data.metrics["final/test/knn"] == result.metrics["test/knn"]
+        assert child.data.metrics["cost/seconds"] == 30.5
+        (dataset,) = [used.dataset for used in child.inputs.dataset_inputs]
+        assert dataset.digest == result.manifest
+        assert json.loads(dataset.source) == {"uri": "toyweb:pool"}
+        assert [item.path for item in client(workspace).list_artifacts(child.info.run_id, "pictures")] == [
+            "pictures/prototypes.png"
+        ]
+        assert (child.info.status, child.info.end_time) == ("FINISHED", round(result.finished_at * 1000))
+        assert child.info.start_time == fabricated.BEGAN + cell.seed * 10**6 - 5000
+    assert list(workspace.artifacts.rglob("prototypes.png")), "artifacts belong to the workspace"
+
+
+def test_a_second_sync_adds_nothing_and_neither_does_one_without_cursors(workspace: Workspace, tmp_path: Path) -> None:
+    study = fabricated.study()
+    finished_study(workspace, study)
+    fabricated.report(tmp_path / "reports", study)
+    tracking.sync(None, workspace, tmp_path / "reports")
+    before = everything(workspace)
+    tracking.prepare(study, workspace)
+    tracking.sync(None, workspace, tmp_path / "reports")
+    assert everything(workspace) == before
+    cursors = list((workspace.path / "tracking" / "cursors").iterdir())
+    assert len(cursors) == 4
+    for cursor in cursors:
+        cursor.unlink()
+    tracking.sync(study, workspace, tmp_path / "reports")
+    assert everything(workspace) == before
+
+
+def test_a_burnt_database_is_rebuilt(workspace: Workspace, empty_database: Path) -> None:
+    study = fabricated.study()
+    finished_study(workspace, study)
+    tracking.sync(study, workspace, SILENT)
+    moved = Workspace(workspace.path.with_name("moved"))
+    shutil.copytree(workspace.path, moved.path)
+    shutil.copy(empty_database, moved.database)
+    tracking.sync(study, moved, SILENT)
+    assert_equal_to_disk(moved, study)
+
+
+def test_rows_come_as_they_are_written_and_half_a_line_waits(workspace: Workspace) -> None:
+    study = fabricated.study(seeds=1)
+    cell, waiting = expand(study)
+    fabricated.start(workspace, cell, 10)
+    whole = json.dumps(fabricated.rows(cell, 11, first=10)[0])
+    file = workspace.run(cell.run).metrics
+    with file.open("a") as half:
+        half.write(whole[:40])
+    tracking.sync(study, workspace, SILENT)
+    assert list(runs_of(workspace, study)) == [cell.run], f"{waiting.run} waits, and is not created"
+    assert sum(histories(workspace, runs_of(workspace, study)[cell.run]).values()) == 72  # 10 rows of 7, one look of 2
+    with file.open("a") as rest:
+        rest.write(whole[40:] + "\n")
+    fabricated.append(workspace, cell, fabricated.rows(cell, 30, first=11))
+    tracking.sync(study, workspace, SILENT)
+    assert histories(workspace, runs_of(workspace, study)[cell.run]) == on_disk(workspace, cell)
+
+
+def test_a_run_of_two_studies_is_mirrored_into_both(workspace: Workspace) -> None:
+    first, second = fabricated.study("first", seeds=1), fabricated.study("second", seeds=2)
+    finished_study(workspace, first)
+    fabricated.remember(workspace, second)
+    tracking.sync(None, workspace, SILENT)
+    assert_equal_to_disk(workspace, first)
+    shared = {cell.run for cell in expand(first)}
+    assert set(runs_of(workspace, second)) == shared
+    assert runs_of(workspace, second, "study")["second"].info.status == "SCHEDULED", "its second seed waits"
+
+
+def test_numbers_that_are_none_are_kept(workspace: Workspace) -> None:
+    study = fabricated.study(seeds=1)
+    cell = expand(study)[0]
+    fabricated.start(workspace, cell, 2)
+    strange = {
+        "step": 30,
+        "images": 30,
+        "time": fabricated.BEGAN + 9999,
+        "loss/total": math.nan,
+        "gradient/norm": math.inf,
+    }
+    fabricated.append(workspace, cell, [strange])
+    fabricated.finish(workspace, cell, **{"test/odd": math.nan})
+    tracking.sync(study, workspace, SILENT)
+    child = runs_of(workspace, study)[cell.run]
+    assert ("loss/total", 30, fabricated.BEGAN + 9999, "nan") in histories(workspace, child)
+    assert child.data.metrics["gradient/norm"] == sys.float_info.max
+    assert math.isnan(child.data.metrics["final/test/odd"])
+    before = everything(workspace)
+    shutil.rmtree(workspace.path / "tracking" / "cursors")
+    tracking.sync(study, workspace, SILENT)
+    assert everything(workspace) == before
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from dinov2lab.store import atomic
+with atomic.locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def hold(lock: Path) -> subprocess.Popen[str]:
+    """Another process with the lock."""
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(lock)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout
+    assert holder.stdout.readline() == "held\n"
+    return holder
+
+
+def test_the_state_of_a_run_is_true_at_each_look(workspace: Workspace) -> None:
+    study = fabricated.study(seeds=1)
+    cell, other = expand(study)
+    fabricated.start(workspace, other, 5)
+    fabricated.finish(workspace, other)
+
+    def look() -> tuple[str, str, str]:
+        tracking.sync(study, workspace, SILENT)
+        child = runs_of(workspace, study)[cell.run]
+        parent = runs_of(workspace, study, "study")[study.name]
+        return child.info.status, child.data.tags["dinov2lab.state"], parent.info.status
+
+    fabricated.start(workspace, cell, 5)
+    holder = hold(workspace.run(cell.run).lock)
+    assert look() == ("RUNNING", "running", "RUNNING")
+    holder.kill()
+    holder.wait()
+    assert look() == ("KILLED", "killed", "SCHEDULED")
+    holder = hold(workspace.run(cell.run).lock)
+    assert look() == ("RUNNING", "running", "RUNNING")
+    fabricated.fail(workspace, cell)
+    holder.kill()
+    holder.wait()
+    assert look() == ("FAILED", "failed", "FINISHED")
+    child = runs_of(workspace, study)[cell.run]
+    assert child.data.tags["dinov2lab.error"] == "the loss is NaN at step 70"
+    fabricated.finish(workspace, cell)
+    assert look() == ("FINISHED", "finished", "FINISHED")
+    assert "dinov2lab.error" not in runs_of(workspace, study)[cell.run].data.tags
+    assert_equal_to_disk(workspace, study)
+
+
+def test_a_run_that_is_repeated_replaces_its_mirror(workspace: Workspace) -> None:
+    study = fabricated.study(seeds=1)
+    cell = expand(study)[0]
+    fabricated.start(workspace, cell, 20)
+    fabricated.finish(workspace, cell)
+    tracking.sync(study, workspace, SILENT)
+    first = runs_of(workspace, study)[cell.run].info.run_id
+    shutil.rmtree(workspace.run(cell.run).path)
+    fabricated.start(workspace, cell, 0)
+    fabricated.append(workspace, cell, [{**row, "time": row["time"] + 86_400_000} for row in fabricated.rows(cell, 6)])
+    tracking.sync(study, workspace, SILENT)
+    child = runs_of(workspace, study)[cell.run]
+    assert child.info.run_id != first
+    assert histories(workspace, child) == on_disk(workspace, cell)
+    assert "final/test/knn" not in child.data.metrics
+
+
+def test_a_changed_report_is_sent_again_and_its_values_move_on(workspace: Workspace, tmp_path: Path) -> None:
+    study = fabricated.study(seeds=1)
+    finished_study(workspace, study)
+    folder = fabricated.report(tmp_path, study)
+    tracking.sync(study, workspace, tmp_path)
+    verdict = json.loads((folder / "verdict.json").read_text())
+    verdict[0] |= {"difference": 0.02, "words": "not separable"}
+    time.sleep(0.01)
+    (folder / "verdict.json").write_text(json.dumps(verdict))
+    tracking.sync(study, workspace, tmp_path)
+    parent = runs_of(workspace, study, "study")[study.name]
+    assert parent.data.metrics["verdict/test/knn/retrieved/difference"] == 0.02
+    assert "not separable" in parent.data.tags["mlflow.note.content"]
+    local = client(workspace).download_artifacts(parent.info.run_id, "report/verdict.json", str(tmp_path))
+    assert json.loads(Path(local).read_text()) == verdict
+
+
+def test_an_unreadable_run_keeps_no_other_from_being_mirrored(workspace: Workspace) -> None:
+    study = fabricated.study(seeds=1)
+    finished_study(workspace, study)
+    broken, whole = expand(study)
+    with workspace.run(broken.run).metrics.open("a") as file:
+        file.write("not JSON\n")
+    with pytest.raises(ValueError, match=broken.run):
+        tracking.sync(study, workspace, SILENT)
+    assert histories(workspace, runs_of(workspace, study)[whole.run]) == on_disk(workspace, whole)
+    line = tracking.try_sync(study, workspace, SILENT)
+    assert line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("name", ["a+b=c", "größe_0.5-x"])
+def test_names_of_arms_pass_through(workspace: Workspace, tmp_path: Path, name: str) -> None:
+    study = fabricated.study(arms=("base", name), seeds=1)
+    finished_study(workspace, study, count=2)
+    fabricated.report(tmp_path, study)
+    tracking.sync(study, workspace, tmp_path)
+    assert {run.data.tags["arm"] for run in runs_of(workspace, study).values()} == {"base", name}
+
+
+def test_what_is_too_long_for_mlflow_ends_in_a_mark() -> None:
+    assert cut("x" * 6000, 6000) == "x" * 6000
+    assert len(cut("x" * 6001, 6000)) == 6000
+    assert cut("x" * 6001, 6000).endswith("(cut)")
+
+
+def test_a_server_that_is_down_costs_a_line_without_the_password(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = fabricated.study(seeds=1)
+    finished_study(workspace, study)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ada:s3cret@127.0.0.1:1")
+    began = time.monotonic()
+    line = tracking.try_sync(study, workspace, SILENT)
+    assert time.monotonic() - began < 10
+    assert line
+    assert re.match(r"MLflow at http://127\.0\.0\.1:1: .*refused", line)
+    assert "s3cret" not in line
+    with pytest.raises(tracking.TrackingError, match="127"):
+        tracking.sync(study, workspace, SILENT)
+    with pytest.raises(tracking.TrackingError, match="127"):
+        tracking.prepare(study, workspace)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert tracking.try_sync(study, workspace, SILENT) is None
+    assert_equal_to_disk(workspace, study)
+
+
+def test_one_process_mirrors_at_a_time(workspace: Workspace) -> None:
+    study = fabricated.study(seeds=1)
+    finished_study(workspace, study)
+    holder = hold(workspace.path / "tracking" / "lock")
+    line = tracking.try_sync(study, workspace, SILENT)
+    assert line
+    assert "another process" in line
+    holder.kill()
+    holder.wait()
+    assert tracking.try_sync(study, workspace, SILENT) is None
+
+
+def test_a_sync_that_runs_out_of_time_is_gone_on_with(workspace: Workspace) -> None:
+    study = fabricated.study(seeds=1)
+    finished_study(workspace, study, count=300)
+    line = tracking.try_sync(study, workspace, SILENT, seconds=0.5)
+    assert line
+    assert "next sync" in line
+    tracking.sync(study, workspace, SILENT)
+    assert_equal_to_disk(workspace, study)
+
+
+def test_processes_that_open_a_new_workspace_at_once_make_one_study(tmp_path: Path) -> None:
+    workspace, study = Workspace(tmp_path / "new"), fabricated.study()
+    fork = multiprocessing.get_context("fork")
+    crowd = [fork.Process(target=tracking.prepare, args=(study, workspace)) for _ in range(4)]
+    for process in crowd:
+        process.start()
+    for process in crowd:
+        process.join()
+    assert [process.exitcode for process in crowd] == [0] * 4
+    assert len(runs_of(workspace, study, "study")) == 1
+
+
+def test_killed_at_any_moment_nothing_is_lost_or_twice(workspace: Workspace) -> None:
+    study = fabricated.study()
+    finished_study(workspace, study, count=250)
+    moments = random.Random(20240229)
+    fork = multiprocessing.get_context("fork")
+    killed = 0
+    for _ in range(8):
+        process = fork.Process(target=tracking.sync, args=(study, workspace, SILENT))
+        process.start()
+        process.join(moments.uniform(0.2, 1.5))
+        killed += process.is_alive()
+        process.kill()
+        process.join()
+    assert killed >= 3, "the kills came too late to test anything"
+    tracking.sync(study, workspace, SILENT)
+    assert_equal_to_disk(workspace, study)
+    assert {run.info.status for run in runs_of(workspace, study).values()} == {"FINISHED"}
+
+
+def test_the_pages_need_a_database_and_a_free_port(workspace: Workspace, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="run a study first"):
+        tracking.ui(Workspace(tmp_path / "nothing"), 5000)
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(ValueError, match="choose another"):
+            tracking.ui(workspace, taken.getsockname()[1])
