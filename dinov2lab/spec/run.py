@@ -138,6 +138,7 @@ class ViewsSpec(Section):
     solarise: Fraction = 0.2  # of the second global crop only
     # `reference` blurs 0 %, 90 % and 50 % of global 1, global 2 and local crops: the released code passes 1 - p.
     blur: Literal["reference", "intended", "off"] = "reference"
+    blur_sigma: tuple[Positive, Positive] = (0.1, 2.0)  # pixels of the crop
 
 
 class ModelSpec(Section):

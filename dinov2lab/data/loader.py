@@ -1,0 +1,79 @@
+"""Batches by position: which image stands at position p of a run is a pure function, so a resume needs no state."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from dinov2lab.data.source import Source, decode
+from dinov2lab.data.views import normalise
+from dinov2lab.draws import Key, permutation
+
+CACHE_BYTES = 2 << 30
+
+
+class Pictures:
+    """Decoded images of chosen rows of a source, kept in memory up to a budget."""
+
+    def __init__(self, source: Source, rows: Sequence[int], budget: int = CACHE_BYTES) -> None:
+        self._source, self._rows, self._left = source, rows, budget
+        self._kept: dict[int, Image.Image] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        if index in self._kept:
+            return self._kept[index]
+        picture = Image.fromarray(decode(self._source.read(self._rows[index])))
+        size = picture.width * picture.height * 4
+        if size <= self._left:
+            self._kept[index] = picture
+            self._left -= size
+        return picture
+
+
+class Order:
+    """Which of `size` images stands at a position: each pass is a permutation of its own."""
+
+    def __init__(self, size: int, key: Key) -> None:
+        self.size, self._key = size, key
+        self._passes: dict[int, NDArray[np.int64]] = {}
+
+    def __call__(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        out = np.empty_like(positions)
+        for number in np.unique(positions // self.size).tolist():
+            here = positions // self.size == number
+            out[here] = self._pass(number)[positions[here] % self.size]
+        return out
+
+    def _pass(self, number: int) -> NDArray[np.int64]:
+        if number not in self._passes:
+            if len(self._passes) > 1:
+                self._passes.pop(min(self._passes))
+            self._passes[number] = permutation(self._key, f"order/{number}", self.size)
+        return self._passes[number]
+
+
+def centred(picture: Image.Image, px: int) -> Image.Image:
+    """The shorter side resized to `px`, then the central square: what every evaluation and embedder sees."""
+    width, height = picture.size
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    return picture.resize((px, px), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+
+
+def evaluation_batches(pictures: Pictures, px: int, batch: int = 256) -> Iterator[Tensor]:
+    """Normalised central crops (B, 3, px, px), in order."""
+    for start in range(0, len(pictures), batch):
+        rows = range(start, min(start + batch, len(pictures)))
+        yield normalise(as_tensor([centred(pictures[row], px) for row in rows]))
+
+
+def as_tensor(pictures: Sequence[Image.Image]) -> Tensor:
+    """(B, 3, H, W) floats in [0, 1] of pictures of one size."""
+    pixels = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))
+    return pixels.permute(0, 3, 1, 2).float().div_(255)

@@ -1,0 +1,37 @@
+"""The projection head of DINO and iBOT (dinov2, layers/dino_head.py): three layers to a bottleneck, then prototypes."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dinov2lab.spec.run import Head
+
+
+class ProjectionHead(nn.Module):
+    """(rows, D) backbone tokens to (rows, K) prototype scores, cosines times a learnt scale that starts at 1."""
+
+    def __init__(self, dim: int, head: Head) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(dim, head.hidden),
+            nn.GELU(),
+            nn.Linear(head.hidden, head.hidden),
+            nn.GELU(),
+            nn.Linear(head.hidden, head.bottleneck),
+        )
+        self.prototypes = nn.Parameter(torch.empty(head.prototypes, head.bottleneck))
+        self.prototype_scale = nn.Parameter(torch.ones(head.prototypes, 1))
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+            elif name == "prototype_scale":
+                parameter.fill_(1.0)
+            else:
+                nn.init.trunc_normal_(parameter, std=0.02, generator=generator)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        bottleneck = F.normalize(self.mlp(tokens), dim=-1)
+        return F.linear(bottleneck, self.prototype_scale * F.normalize(self.prototypes, dim=-1))

@@ -1,0 +1,125 @@
+"""The backbone: timm's Vision Transformer, run on crops of several sizes in one packed pass.
+
+Norms, projections and MLPs see the tokens of all crops at once; attention stays within a crop. The weights and their names
+are timm's, so that they travel; the mask token is ours.
+
+    B crops of one size   T tokens of a crop (class token first)   N = T - 1 patches   D width
+    S = sum of B * T over the sizes: the packed tokens             G sizes
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from timm.layers import resample_abs_pos_embed
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+from dinov2lab.spec.run import ModelSpec
+
+
+class Tokens(NamedTuple):
+    """Normalised output tokens of the crops of one size."""
+
+    cls: Tensor  # (B, D)
+    patches: Tensor  # (B, N, D)
+
+
+class Kept(NamedTuple):
+    """The crops that one residual branch computes; the others keep their tokens as they are."""
+
+    crops: tuple[Tensor, ...]  # G tensors (kept,) of crop indices within their size
+    total: int  # crops in all sizes, kept or not
+
+
+class Backbone(nn.Module):
+    """ViT with a mask token, no drop path of its own: which crops a branch drops is handed in, see `kept`."""
+
+    def __init__(self, model: ModelSpec, px: int) -> None:
+        super().__init__()
+        dim, depth, heads = model.architecture
+        self.vit = VisionTransformer(
+            img_size=px,
+            patch_size=model.patch,
+            embed_dim=dim,
+            depth=depth,
+            num_heads=heads,
+            num_classes=0,
+            init_values=model.layer_scale,
+            dynamic_img_size=True,
+            weight_init="skip",
+        )
+        self.mask_token = nn.Parameter(torch.zeros(1, dim))
+        self.dim, self.depth, self.heads = dim, depth, heads
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        """Weights as in the reference: truncated normal 0.02 for linear layers and positions, 1e-6 for the class token."""
+        for name, parameter in self.named_parameters():
+            if name.endswith("gamma") or "norm" in name:
+                continue  # LayerScale and norms start at their stated constants
+            if name.endswith("bias") or name == "mask_token":
+                parameter.zero_()
+            elif name.endswith("cls_token"):
+                parameter.normal_(std=1e-6, generator=generator)
+            else:
+                nn.init.trunc_normal_(parameter, std=0.02, generator=generator)
+
+    def forward(
+        self, crops: Sequence[Tensor], masks: Tensor | None = None, kept: Sequence[tuple[Kept, Kept]] | None = None
+    ) -> list[Tokens]:
+        """Tokens of each size of `crops`, G tensors (B, 3, H, W).
+
+        `masks`: (B, N) bool, patches of the first size to be replaced by the mask token.
+        `kept`: for each block, what its attention and its MLP branch compute (stochastic depth); none computes all.
+        """
+        embedded = [self._embed(images, masks if size == 0 else None) for size, images in enumerate(crops)]
+        shapes = [(tokens.shape[0], tokens.shape[1]) for tokens in embedded]
+        x = torch.cat([tokens.flatten(0, 1) for tokens in embedded])  # (S, D)
+        for index, block in enumerate(self.vit.blocks):
+            attend, expand = kept[index] if kept else (None, None)
+            x = _residual(x, shapes, attend, lambda y, s, b=block: b.ls1(self._attention(b, b.norm1(y), s)))
+            x = _residual(x, shapes, expand, lambda y, s, b=block: b.ls2(b.mlp(b.norm2(y))))
+        x = self.vit.norm(x)
+        unpacked = [part.view(b, t, -1) for part, (b, t) in zip(_split(x, shapes), shapes, strict=True)]
+        return [Tokens(tokens[:, 0], tokens[:, 1:]) for tokens in unpacked]
+
+    def _embed(self, images: Tensor, masks: Tensor | None) -> Tensor:
+        """(B, T, D): patches, masked ones replaced before the positions are added, behind the class token."""
+        patches = self.vit.patch_embed.proj(images)  # (B, D, h, w)
+        grid = (patches.shape[2], patches.shape[3])
+        patches = patches.flatten(2).transpose(1, 2)  # (B, N, D)
+        if masks is not None:
+            patches = torch.where(masks[..., None], self.mask_token.to(patches.dtype), patches)
+        tokens = torch.cat([self.vit.cls_token.expand(len(patches), -1, -1), patches], dim=1)
+        positions = self.vit.pos_embed
+        if grid != tuple(self.vit.patch_embed.grid_size):
+            positions = resample_abs_pos_embed(positions, new_size=list(grid), num_prefix_tokens=1)
+        return tokens + positions
+
+    def _attention(self, block: Block, x: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
+        """Self-attention of packed tokens (S, D), each crop by itself."""
+        mixed = []
+        for part, (b, t) in zip(_split(block.attn.qkv(x), shapes), shapes, strict=True):
+            q, k, v = part.view(b, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # each (B, heads, T, D / heads)
+            mixed.append(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b * t, -1))
+        return block.attn.proj(torch.cat(mixed))
+
+
+def _split(x: Tensor, shapes: Sequence[tuple[int, int]]) -> tuple[Tensor, ...]:
+    return x.split([b * t for b, t in shapes])
+
+
+def _residual(x: Tensor, shapes, kept: Kept | None, branch) -> Tensor:  # type: ignore[no-untyped-def]
+    """x + branch(x); with `kept`, of those crops alone and scaled so that its expectation stays."""
+    if kept is None:
+        return x + branch(x, shapes)
+    rows, start = [], 0
+    for crops, (b, t) in zip(kept.crops, shapes, strict=True):
+        rows.append((start + crops.to(x.device)[:, None] * t + torch.arange(t, device=x.device)).flatten())
+        start += b * t
+    index = torch.cat(rows)
+    kept_shapes = [(len(crops), t) for crops, (_, t) in zip(kept.crops, shapes, strict=True)]
+    scale = kept.total / sum(b for b, _ in kept_shapes)
+    return x.index_add(0, index, (branch(x[index], kept_shapes) * scale).to(x.dtype))

@@ -1,0 +1,33 @@
+"""Student and teacher: two copies of the same networks, the second the moving average of the first."""
+
+import copy
+
+import torch
+from torch import nn
+
+from dinov2lab.draws import Key, torch_seed
+from dinov2lab.model.heads import ProjectionHead
+from dinov2lab.model.vit import Backbone
+from dinov2lab.spec.run import RunSpec
+
+
+def build_student(spec: RunSpec, key: Key) -> nn.ModuleDict:
+    """`backbone`, `dino_head` and, where patches have a head of their own, `ibot_head`; initial weights drawn by `key`."""
+    generator = torch.Generator().manual_seed(torch_seed(key, "weights"))
+    backbone = Backbone(spec.model, spec.views.global_px)
+    student = nn.ModuleDict({"backbone": backbone, "dino_head": ProjectionHead(backbone.dim, spec.objective.dino.head)})
+    if spec.objective.ibot.head is not None:
+        student["ibot_head"] = ProjectionHead(backbone.dim, spec.objective.ibot.head)
+    for module in student.values():
+        module.initialise(generator)
+    return student
+
+
+def build_teacher(student: nn.ModuleDict) -> nn.ModuleDict:
+    return copy.deepcopy(student).requires_grad_(False)
+
+
+@torch.no_grad()
+def update(teacher: nn.ModuleDict, student: nn.ModuleDict, momentum: float) -> None:
+    """teacher = momentum x teacher + (1 - momentum) x student."""
+    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)
