@@ -16,14 +16,14 @@ from dinov2lab.store import atomic
 from dinov2lab.store.folders import Workspace
 
 TEMPLATES = Path(__file__).parent / "templates"
-MARKDOWN = {ord(sign): f"\\{sign}" for sign in "\\`*[]|<>"} | {ord("\n"): " ", ord("\r"): " "}
+MARKDOWN = str.maketrans({sign: f"\\{sign}" for sign in "\\`*[]|"} | {"<": "&lt;", ">": "&gt;", "\n": " ", "\r": " "})
 
 
 @dataclass(frozen=True)
 class Report:
     path: Path  # index.html
     rows: tuple[Row, ...]  # of verdict.json
-    headline: str
+    headline: str  # the answer in a sentence or two
 
 
 def write_report(study: Study, workspace: Workspace, out: Path, *, pool: bool = False) -> Report:
@@ -40,7 +40,7 @@ def write_report(study: Study, workspace: Workspace, out: Path, *, pool: bool = 
     atomic.write_text(out / "index.html", _html().get_template("report.html.j2").render(view))
     rows = tuple(arm.judged.row for table in view["metrics"] for arm in table["arms"] if arm.judged)
     atomic.write_json(out / "verdict.json", [_plain(row) for row in rows])
-    return Report(out / "index.html", rows, " ".join(view["headline"]))
+    return Report(out / "index.html", rows, words.without_folders(" ".join(view["headline"])))
 
 
 def _plain(row: Row) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def _forest(study: Study, judged: Iterable[verdict.Judged]) -> Markup | None:
         figures.ForestRow(
             place[each.row.arm],
             each.row.arm,
-            f"{words.signed(metric, each.difference.mean)} ({words.signed_span(metric, each.difference.interval)})",
+            _measured(metric, each),
             each.difference.mean,
             each.difference.interval,
             tuple(each.seeds.values()),
@@ -108,6 +108,12 @@ def _forest(study: Study, judged: Iterable[verdict.Judged]) -> Markup | None:
     accuracy = words.is_accuracy(metric)
     axis = f"paired difference, {words.title(metric)}{' (points)' if accuracy else ''}"
     return figures.forest(rows, study.baseline, axis, 100 if accuracy else 1) if rows else None
+
+
+def _measured(metric: str, judged: verdict.Judged) -> str:
+    difference = judged.difference
+    reach = f" ({words.signed_span(metric, difference.interval)})" if difference.interval else ""
+    return words.signed(metric, difference.mean) + reach
 
 
 def _write_figures(study: Study, view: dict[str, Any], folder: Path) -> dict[str, list[tuple[str, str]]]:

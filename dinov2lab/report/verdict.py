@@ -81,7 +81,7 @@ def _refusal(
     if (mixed := mixtures(runs)) and not pool:
         return f"no claim: {'; '.join(mixed)}"
     if difference.n == 1:
-        return f"no claim: {measured} in one seed, and one seed cannot tell a difference from chance"
+        return "no claim: one seed cannot tell a difference from chance"
     if metric.startswith(NOT_QUALITY):
         return f"no claim: {measured}, but this is no measure of quality"
     if metric != study.decide.metric:
@@ -170,8 +170,7 @@ def _said(study: Study, each: Judged, judged: tuple[Judged, ...]) -> str:
     resolved = f"with {seeds} the smallest difference that could have been resolved is"
     if len(even) == 1:
         measured = f"{words.signed_points(metric, each.difference.mean)}{_reach(study, metric, each.difference)}"
-        return f" is not separable from {study.baseline}: {measured}; {resolved} {words.resolvable_points(metric, least[0])}"
-    between = (
-        f"{words.resolvable(metric, least[0])} to {words.resolvable_points(metric, least[-1])}, depending on the arm"
-    )
-    return f" are not separable from {study.baseline}: {resolved} {between}"
+        smallest = words.resolvable_points(metric, least[0])
+        return f" is not separable from {study.baseline}: {measured}; {resolved} {smallest}"
+    least_to_most = f"{words.resolvable(metric, least[0])} to {words.resolvable_points(metric, least[-1])}"
+    return f" are not separable from {study.baseline}: {resolved} {least_to_most}, depending on the arm"
