@@ -25,18 +25,21 @@ _StudyFile: type[Section] = create_model(
 Model = TypeVar("Model", bound=Section)
 
 
-def find(name: str, kind: Literal["study", "recipe"]) -> Path:
+def find(name: str, kind: Literal["study", "recipe"] | None = None) -> Path:
     """The YAML file of that path, or of that bare name in ./ablations (studies) or ./experiments (recipes)."""
-    path, folder = Path(name), FOLDERS[kind]
+    path, folders = Path(name), [FOLDERS[kind]] if kind else list(FOLDERS.values())
     if path.is_file():
         return path
-    if (folder / f"{name}.yaml").is_file():
-        return folder / f"{name}.yaml"
+    found = [folder / f"{name}.yaml" for folder in folders if (folder / f"{name}.yaml").is_file()]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise SpecError(f"{name!r} is a study and a recipe: say which, {' or '.join(map(str, found))}")
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         raise SpecError(f"{name}: no such file{nearest_file(path)}")
-    known = sorted(file.stem for file in folder.glob("*.yaml"))
-    there = f"; there are {', '.join(known)}" if known else f"; there is none in ./{folder}"
-    raise SpecError(f"no {kind} is called {name!r}{did_you_mean(name, known) or there}")
+    known = sorted(file.stem for folder in folders for file in folder.glob("*.yaml"))
+    there = f"; there are {', '.join(known)}" if known else f"; there is none in ./{' or ./'.join(map(str, folders))}"
+    raise SpecError(f"no {kind or 'study or recipe'} is called {name!r}{did_you_mean(name, known) or there}")
 
 
 def kind_of(path: Path) -> Literal["study", "recipe"]:

@@ -1,6 +1,7 @@
 """RunResult and the files of a run's folder: what every reader of runs goes through. Imports no torch."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,6 +81,15 @@ class RunFolder:
             file.seek(offset)
             whole, newline, _ = file.read().rpartition(b"\n")
         return [json.loads(line) for line in whole.splitlines()], offset + len(whole) + len(newline)
+
+    def clear(self) -> None:
+        """Forget the run, its lock excepted, which the caller holds."""
+        self.result.unlink(missing_ok=True)
+        for entry in self.path.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry != self.lock:
+                entry.unlink()
 
     def write_outcome(self, result: RunResult) -> None:
         file = self.result if result.status == "finished" else self.failure

@@ -1,0 +1,177 @@
+"""The commands and their options. Nothing but typer is imported before a command is called: --help must be quick."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+app = typer.Typer(
+    help="Studies of DINOv2 on your images: run, watch and report them.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study: a YAML file, or its name in ./ablations.")]
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A recipe: a YAML file, or its name in ./experiments.")
+]
+Target = Annotated[str, typer.Argument(metavar="STUDY|RECIPE", help="A YAML file, or its name in its folder.")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Another value, as in --set optim.lr=1e-3.")
+]
+Place = Annotated[Path, typer.Option("--workspace", help="Where runs, caches and the tracking database live.")]
+DataRoot = Annotated[Path, typer.Option("--data-root", help="What the paths of sources are relative to.")]
+Reports = Annotated[Path, typer.Option("--reports", help="Where reports are written, a folder for each study.")]
+Jobs = Annotated[int | None, typer.Option("--jobs", min=1, help="Runs at a time. [default: cores, or 1 with a GPU]")]
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where to compute.")]
+Rerun = Annotated[bool, typer.Option("--rerun", help="Compute again what has a result.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would run, and what it costs.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Pool = Annotated[bool, typer.Option("--pool", help="Compare runs of different code or images all the same.")]
+Port = Annotated[int, typer.Option("--port", min=1, max=65535, help="Of the page, on this machine only.")]
+
+LAB, HERE, REPORTS = Path("lab"), Path("."), Path("reports")
+
+
+def main() -> None:
+    """The program: a user's mistake is a line or two and exit code 2, an interruption 130."""
+    try:
+        app()
+    except SystemExit as end:
+        if end.code == 130:
+            typer.echo("stopped; the same command goes on from here", err=True)
+        raise
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except ValueError as error:
+        typer.echo(str(error), err=True)
+        raise SystemExit(2) from None
+    except OSError as error:
+        typer.echo(f"{error.filename or 'file system'}: {error.strerror or error}", err=True)
+        raise SystemExit(2) from None
+
+
+@app.command()
+def run(
+    target: Target,
+    sets: Sets = None,
+    workspace: Place = LAB,
+    data_root: DataRoot = HERE,
+    reports: Reports = REPORTS,
+    jobs: Jobs = None,
+    device: Device = "auto",
+    rerun: Rerun = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Run a study and write its report, or run one recipe. What has a result is not run again."""
+    from dinov2lab import commands, terminal
+    from dinov2lab.data.source import Roots
+    from dinov2lab.spec.study import Study, expand
+    from dinov2lab.store.folders import Workspace
+
+    found, place = commands.find_either(target, sets or ()), Workspace(workspace)
+    if dry_run:
+        cells = expand(found) if isinstance(found, Study) else (found,)
+        terminal.show_plan(commands.planned(cells, place), as_json)
+        return
+    roots, (jobs, resources) = Roots(data_root, place.cache), commands.resources_for(jobs, device)
+    if not isinstance(found, Study):
+        result = commands.run_recipe(found, place, roots, resources, rerun=rerun)
+        terminal.show_result(result, place.run(found.run).path, as_json)
+        raise typer.Exit(int(result.status == "failed"))
+    report = reports / found.name
+    failed = commands.run_study(found, place, roots, report, jobs=jobs, resources=resources, rerun=rerun)
+    terminal.show_verdict(found, commands.verdict_of(report), report, as_json)
+    if failed:
+        terminal.note(f"{terminal.plural(failed, 'run')} failed: dinov2lab status {found.name}")
+        raise typer.Exit(1)
+
+
+@app.command("list")
+def list_(workspace: Place = LAB, as_json: Json = False) -> None:
+    """The studies and recipes here, and how many of their runs have a result."""
+    from dinov2lab import commands, terminal
+    from dinov2lab.store.folders import Workspace
+
+    terminal.show_listing(commands.listing(Workspace(workspace)), as_json)
+
+
+@app.command()
+def status(study: StudyName, workspace: Place = LAB, as_json: Json = False) -> None:
+    """How the runs of a study stand: arms and seeds."""
+    from dinov2lab import commands, terminal
+    from dinov2lab.store.folders import Workspace
+
+    place = Workspace(workspace)
+    one = commands.find_study(study, place)
+    terminal.show_states(one, commands.states(one, place), as_json)
+
+
+@app.command()
+def report(study: StudyName, workspace: Place = LAB, reports: Reports = REPORTS, pool: Pool = False) -> None:
+    """Write a study's report from the results that are there."""
+    from dinov2lab import commands, terminal
+    from dinov2lab.report.render import write_report
+    from dinov2lab.store.folders import Workspace
+
+    place = Workspace(workspace)
+    one = commands.find_study(study, place)
+    folder = reports / one.name
+    write_report(one, place, folder, pool=pool)
+    terminal.show_verdict(one, commands.verdict_of(folder), folder, as_json=False)
+
+
+@app.command()
+def curate(
+    recipe: RecipeName,
+    sets: Sets = None,
+    workspace: Place = LAB,
+    data_root: DataRoot = HERE,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Curate a recipe's training images and train nothing: which are kept, and why the others fell."""
+    from dinov2lab import commands, terminal
+    from dinov2lab.data.source import Roots
+    from dinov2lab.store.folders import Workspace
+
+    spec, place = commands.find_recipe(recipe, sets or ()), Workspace(workspace)
+    from dinov2lab.lab.execute import curated
+
+    folder = curated(spec, place, Roots(data_root, place.cache), commands.resources_for(1, device)[1])
+    terminal.show_funnel(folder.funnel(), folder.path, as_json)
+
+
+@app.command()
+def sync(
+    study: Annotated[str | None, typer.Argument(metavar="[STUDY]", help="One study alone.")] = None,
+    workspace: Place = LAB,
+    reports: Reports = REPORTS,
+) -> None:
+    """Bring MLflow up to what is on disk. Doing it twice adds nothing."""
+    from dinov2lab import commands
+    from dinov2lab.lab import tracking
+    from dinov2lab.store.folders import Workspace
+
+    place = Workspace(workspace)
+    tracking.sync(commands.find_study(study, place) if study else None, place, reports)
+
+
+@app.command()
+def ui(workspace: Place = LAB, port: Port = 5000) -> None:
+    """Serve the MLflow pages of the workspace until Ctrl-C."""
+    from dinov2lab.lab import tracking
+    from dinov2lab.store.folders import Workspace
+
+    raise typer.Exit(tracking.ui(Workspace(workspace), port))
+
+
+if __name__ == "__main__":
+    main()

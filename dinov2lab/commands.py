@@ -1,0 +1,183 @@
+"""What the commands do. Imported by the command that is called; torch and its like only where they are needed."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from dinov2lab.lab.plan import as_stored, is_finished, plan
+from dinov2lab.spec.cost import images_of_run
+from dinov2lab.spec.identity import run_id
+from dinov2lab.spec.load import FOLDERS, SpecError, find, headline, kind_of, load_recipe, load_study
+from dinov2lab.spec.run import Resources, RunSpec
+from dinov2lab.spec.study import Cell, Study, expand
+from dinov2lab.store import atomic
+from dinov2lab.store.folders import Workspace
+from dinov2lab.store.result import RunResult
+from dinov2lab.store.state import Standing, standing
+from dinov2lab.terminal import note, watching
+
+if TYPE_CHECKING:
+    from dinov2lab.data.source import Roots
+
+
+def find_study(name: str, workspace: Workspace) -> Study:
+    """A study by its file or name, also one that ran here under a name of its own (with --set)."""
+    stored = workspace.study(name)
+    if Path(name).is_file() or (FOLDERS["study"] / f"{name}.yaml").is_file() or not stored.is_file():
+        return load_study(_of_kind(find(name, "study"), "study"))
+    try:
+        return Study.model_validate_json(stored.read_bytes())
+    except ValueError:
+        raise SpecError(f"{stored}: was written by another version; run the study again") from None
+
+
+def find_recipe(name: str, overrides: Sequence[str]) -> RunSpec:
+    return load_recipe(_of_kind(find(name, "recipe"), "recipe"), overrides)
+
+
+def _of_kind(path: Path, kind: str) -> Path:
+    if (other := kind_of(path)) != kind:
+        raise SpecError(f"{path}: is a {other}, and a {kind} is wanted")
+    return path
+
+
+def find_either(name: str, overrides: Sequence[str]) -> Study | Cell:
+    """A study, or a recipe as a run that belongs to no arm."""
+    path = find(name)
+    if kind_of(path) == "study":
+        return load_study(path, overrides)
+    spec = load_recipe(path, overrides)
+    return Cell("", spec.seed, run_id(spec), spec)
+
+
+def resources_for(jobs: int | None, device: Literal["auto", "cpu", "cuda"]) -> tuple[int, Resources]:
+    """How many runs at a time, and what each of them gets."""
+    cores = len(os.sched_getaffinity(0))
+    gpu = device == "cuda" or (device == "auto" and Path("/dev/nvidiactl").exists())
+    jobs = jobs or (1 if gpu else cores)
+    return jobs, Resources(device=device, threads=max(1, cores // jobs))
+
+
+def listing(workspace: Workspace) -> list[dict[str, Any]]:
+    """A row for each study and recipe here."""
+    files = [(kind, file) for kind, folder in FOLDERS.items() for file in sorted(folder.glob("*.yaml"))]
+    return [_listed(kind, file, workspace) for kind, file in files]
+
+
+def _listed(kind: str, file: Path, workspace: Workspace) -> dict[str, Any]:
+    """Of a file with mistakes, the first of them."""
+    row = {"name": file.stem, "kind": kind, "file": str(file), "runs": 0, "done": 0}
+    try:
+        ids = [cell.run for cell in expand(load_study(file))] if kind == "study" else [run_id(load_recipe(file))]
+        done = sum(workspace.run(each).result.exists() for each in ids)
+        return row | {"runs": len(ids), "done": done, "about": headline(file)}
+    except SpecError as error:
+        return row | {"about": str(error).splitlines()[0]}
+
+
+def plain(cell: Cell) -> dict[str, Any]:
+    """What --json says of a run first."""
+    return {"arm": cell.arm, "seed": cell.seed, "run": cell.run}
+
+
+def states(study: Study, workspace: Workspace) -> list[dict[str, Any]]:
+    return [_state(cell, standing(workspace.run(cell.run))) for cell in expand(study)]
+
+
+def _state(cell: Cell, found: Standing) -> dict[str, Any]:
+    error = found.outcome.error if found.outcome else None
+    images = images_of_run(cell.spec)
+    return plain(cell) | {"state": found.state, "images": images, "latest": found.values, "error": error}
+
+
+def planned(cells: Sequence[Cell], workspace: Workspace) -> list[dict[str, Any]]:
+    rows = plan(cells, workspace)
+    costs = [{"state": row.state, "images": row.images, "flops": row.flops, "seconds": row.seconds} for row in rows]
+    return [plain(row.cell) | cost for row, cost in zip(rows, costs, strict=True)]
+
+
+def verdict_of(report: Path) -> list[dict[str, Any]]:
+    """The rows of verdict.json in the folder of a study's report."""
+    rows: list[dict[str, Any]] = json.loads((report / "verdict.json").read_bytes())
+    return rows
+
+
+def run_study(
+    study: Study,
+    workspace: Workspace,
+    roots: "Roots",
+    report: Path,
+    *,
+    jobs: int,
+    resources: Resources,
+    rerun: bool,
+) -> int:
+    """Bring runs, report and MLflow up to date; returns how many runs failed. A finished study is left alone."""
+    cells = expand(study)
+    if not rerun and is_finished(study, workspace, report):
+        _name_stale(cells, workspace, roots)
+        return 0
+    from dinov2lab.lab import launch, tracking
+    from dinov2lab.report.render import write_report
+
+    atomic.write_text(workspace.study(study.name), as_stored(study))
+
+    def publish() -> str | None:
+        write_report(study, workspace, report)
+        return tracking.try_sync(study, workspace, report.parent)
+
+    changed = _when_runs_end(cells, workspace, publish)
+    with watching(cells, workspace, study.metrics):
+        failed: int = launch.run_study(
+            study, workspace, roots, jobs=jobs, resources=resources, rerun=rerun, on_change=changed
+        )
+    if late := publish():
+        note(f"MLflow is behind, `dinov2lab sync` completes it: {late}")
+    return failed
+
+
+def _when_runs_end(cells: Sequence[Cell], workspace: Workspace, act: Callable[[], object]) -> Callable[[], None]:
+    """`act`, but only where a run has ended since it was last called."""
+
+    def ended() -> set[Path]:
+        folders = [workspace.run(cell.run) for cell in cells]
+        return {file for folder in folders for file in (folder.result, folder.failure) if file.exists()}
+
+    known = ended()
+
+    def changed() -> None:
+        nonlocal known
+        if (now := ended()) != known:
+            known = now
+            act()
+
+    return changed
+
+
+def run_recipe(cell: Cell, workspace: Workspace, roots: "Roots", resources: Resources, *, rerun: bool) -> RunResult:
+    """Compute one run, unless it has a result."""
+    folder = workspace.run(cell.run)
+    outcome = folder.outcome()
+    if outcome and outcome.status == "finished" and not rerun:
+        _name_stale([cell], workspace, roots)
+        return outcome
+    if rerun:
+        with atomic.locked(folder.lock, wait=False) as mine:
+            if not mine:
+                raise ValueError(f"run {cell.run} is being computed by another process")
+            folder.clear()
+    from dinov2lab.lab.execute import execute
+
+    with watching([cell], workspace, ("test/knn",)):
+        result: RunResult = execute(cell.spec, workspace, roots, resources)
+    return result
+
+
+def _name_stale(cells: Sequence[Cell], workspace: Workspace, roots: "Roots") -> None:
+    from dinov2lab.lab.stale import stale_sources
+
+    outcomes = [workspace.run(cell.run).outcome() for cell in cells]
+    for uri in stale_sources([outcome for outcome in outcomes if outcome], roots):
+        note(f"stale: {uri} has changed since these runs read it; --rerun computes them again")

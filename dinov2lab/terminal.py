@@ -1,0 +1,273 @@
+"""What a person sees: tables on stdout, and on stderr notes and the progress of runs, read from what they write."""
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+
+from dinov2lab.spec.cost import images_of_run
+from dinov2lab.spec.study import Cell, Study
+from dinov2lab.store.folders import Workspace
+from dinov2lab.store.result import RunResult
+from dinov2lab.store.state import Follower, seconds_left
+
+if TYPE_CHECKING:
+    from dinov2lab.store.manifest import Manifest
+
+POLL_SECONDS = 1.0
+LINE_SECONDS = 60.0  # between two lines on one run where stderr is no terminal
+LOG_WIDTH = 200  # characters, where stdout is no terminal
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:
+    """A table on stdout; the columns named in `right` hold numbers."""
+    drawn = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    for name in columns:
+        drawn.add_column(name, justify="right" if name in right else "left", no_wrap=name in right)
+    for row in rows:
+        drawn.add_row(*row)
+    console = Console(markup=False, highlight=False)
+    console.print(drawn, width=None if console.is_terminal else LOG_WIDTH)
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "unknown"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 100 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def flops(count: float) -> str:
+    for prefix, scale in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9)):
+        if count >= scale:
+            return f"{count / scale:.3g} {prefix}FLOP"
+    return f"{count:.0f} FLOP"
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def counted(reasons: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
+
+
+def metric(name: str, value: float) -> str:
+    return f"{name} {value:.4g}"
+
+
+def progress_text(cell: Cell, values: dict[str, Any]) -> str:
+    """Images seen, speed, time left and the latest look at val."""
+    speed, left = values.get("speed/images_per_second"), seconds_left(cell.spec, values)
+    parts = [f"{values.get('images', 0):,} of {images_of_run(cell.spec):,} images"]
+    parts += [f"{speed:.0f}/s", f"{duration(left)} left"] if speed else []
+    parts += [metric("val/knn", values["val/knn"])] if "val/knn" in values else []
+    return "   ".join(parts)
+
+
+class _View(Protocol):
+    def show(self, cell: Cell, values: dict[str, Any]) -> None: ...
+    def end(self, cell: Cell, text: str) -> None: ...
+    def close(self) -> None: ...
+
+
+class _Bars:
+    """One bar per running run, in a terminal."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[text]}"))
+        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._progress.start()
+        self._tasks: dict[str, TaskID] = {}
+
+    def show(self, cell: Cell, values: dict[str, Any]) -> None:
+        if cell.run not in self._tasks:
+            total = images_of_run(cell.spec)
+            self._tasks[cell.run] = self._progress.add_task(_name(cell), total=total, text="")
+        text = progress_text(cell, values) if values else "preparing"
+        self._progress.update(self._tasks[cell.run], completed=values.get("images", 0), text=text)
+
+    def end(self, cell: Cell, text: str) -> None:
+        if cell.run in self._tasks:
+            self._progress.remove_task(self._tasks.pop(cell.run))
+        self._progress.console.print(f"{_name(cell)}   {text}", markup=False, highlight=False)
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+class _Lines:
+    """At most a line a minute per running run, in a log."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, float] = {}
+
+    def show(self, cell: Cell, values: dict[str, Any]) -> None:
+        if time.monotonic() - self._last.get(cell.run, -LINE_SECONDS) >= LINE_SECONDS:
+            self._last[cell.run] = time.monotonic()
+            note(f"{_name(cell)}   {progress_text(cell, values) if values else 'preparing'}")
+
+    def end(self, cell: Cell, text: str) -> None:
+        note(f"{_name(cell)}   {text}")
+
+    def close(self) -> None:
+        pass
+
+
+def _name(cell: Cell) -> str:
+    return f"{cell.arm} seed {cell.seed}" if cell.arm else f"run {cell.run}"
+
+
+class _Watched(NamedTuple):
+    cell: Cell
+    follower: Follower
+
+
+@contextmanager
+def watching(cells: Sequence[Cell], workspace: Workspace, finals: Sequence[str]) -> Iterator[None]:
+    """While inside, show how the runs of `cells` get on; of one that ends, its `finals`. Only files are read."""
+    waiting = [cell for cell in cells if not workspace.run(cell.run).result.exists()]
+    runs = [_Watched(cell, Follower(workspace.run(cell.run))) for cell in waiting]
+    stop, view = threading.Event(), _Bars() if sys.stderr.isatty() else _Lines()
+    thread = threading.Thread(target=_watch, args=(runs, workspace, finals, view, stop), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        view.close()
+
+
+def _watch(
+    runs: list[_Watched], workspace: Workspace, finals: Sequence[str], view: _View, stop: threading.Event
+) -> None:
+    began = time.time() - 1  # a file system's clock may be coarse
+    last = False
+    while not last:
+        last = stop.wait(POLL_SECONDS)
+        for each in list(runs):
+            folder = workspace.run(each.cell.run)
+            if _newer([folder.result, folder.failure], began) and (outcome := folder.outcome()):
+                view.end(each.cell, outcome_text(outcome, finals))
+                runs.remove(each)
+            elif _newer([folder.spec, folder.provenance, folder.metrics], began) and not last:
+                view.show(each.cell, each.follower.read() if _newer([folder.metrics], began) else {})
+
+
+def _newer(files: Sequence[Path], began: float) -> bool:
+    return any(file.exists() and file.stat().st_mtime >= began for file in files)
+
+
+def outcome_text(outcome: RunResult, finals: Sequence[str]) -> str:
+    if outcome.status == "failed":
+        return f"failed: {(outcome.error or 'no reason is known').strip().splitlines()[-1]}"
+    said = [metric(name, outcome.metrics[name]) for name in finals if name in outcome.metrics]
+    return "   ".join(["finished", *said])
+
+
+# What the commands show; with `as_json`, as JSON
+
+
+def _as_json(value: Any) -> None:
+    say(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def show_listing(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        _as_json(rows)
+    elif rows:
+        lines = [(row["name"], row["kind"], f"{row['done']} of {row['runs']}", row["about"]) for row in rows]
+        table(("name", "kind", "results", "question or description"), lines, right=("results",))
+    else:
+        say("no studies in ./ablations and no recipes in ./experiments")
+
+
+def show_states(study: Study, rows: Sequence[dict[str, Any]], as_json: bool) -> None:
+    """Arms and seeds, and why what failed has failed."""
+    if as_json:
+        _as_json(rows)
+        return
+    say(f"{study.name}: {study.question}")
+    cells = {(row["arm"], row["seed"]): _state(row) for row in rows}
+    lines = [(arm.name, *(cells[arm.name, seed] for seed in study.seeds)) for arm in study.arms]
+    table(("arm", *(f"seed {seed}" for seed in study.seeds)), lines)
+    for row in rows:
+        if row["error"]:
+            say(f"{row['arm']} seed {row['seed']} failed: {row['error']}")
+
+
+def _state(row: dict[str, Any]) -> str:
+    latest = row["latest"]
+    seen = f"{latest['images']:,} of {row['images']:,}" if row["state"] != "done" and "images" in latest else ""
+    knn = metric("val/knn", latest["val/knn"]) if "val/knn" in latest else ""
+    return ", ".join(filter(None, (row["state"], seen, knn)))
+
+
+def show_plan(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        _as_json(rows)
+        return
+    left = [row for row in rows if row["state"] != "done"]
+    lines = [
+        (row["arm"] or "-", str(row["seed"]), row["run"], row["state"])
+        + ((f"{row['images']:,}", flops(row["flops"]), duration(row["seconds"])) if row in left else ("", "", ""))
+        for row in rows
+    ]
+    table(("arm", "seed", "run", "state", "images", "cost", "time"), lines, right=("images", "cost", "time"))
+    known = [row["seconds"] for row in left if row["seconds"] is not None]
+    time = f"{duration(sum(known))} one after another" if len(known) == len(left) else "time unknown"
+    say(f"{len(left)} of {plural(len(rows), 'run')} to do: {flops(sum(row['flops'] for row in left))}, {time}")
+
+
+def show_verdict(study: Study, rows: Sequence[dict[str, Any]], report: Path, as_json: bool) -> None:
+    """The comparisons on the metric that decides, in words, and where the report is."""
+    page = report / "index.html"
+    if as_json:
+        _as_json({"study": study.name, "report": str(page), "verdict": rows})
+        return
+    say(study.question)
+    for row in rows:
+        if row["metric"] == study.decide.metric:
+            say(f"{row['arm']} against {row['baseline']} on {row['metric']}: {row['words']}")
+    say(f"report  {page}")
+
+
+def show_result(result: RunResult, folder: Path, as_json: bool) -> None:
+    if as_json:
+        say(result.model_dump_json(indent=1))
+    elif result.status == "failed":
+        note(outcome_text(result, ()))
+    else:
+        table(("metric", "value"), [(name, f"{value:.4g}") for name, value in sorted(result.metrics.items())])
+        say(f"run  {folder}")
+
+
+def show_funnel(funnel: "Sequence[Manifest]", folder: Path, as_json: bool) -> None:
+    """What each stage of a curation left, and why the rest fell."""
+    if as_json:
+        records = [record.model_dump(mode="json") for record in funnel]
+        _as_json({"folder": str(folder), "id": funnel[-1].id, "funnel": records})
+        return
+    lines = [(each.stage, f"{each.rows:,}", counted(each.dropped), counted(each.counts)) for each in funnel]
+    table(("stage", "images left", "dropped", "also"), lines, right=("images left",))
+    say(f"manifest  {funnel[-1].id}  {folder}")
