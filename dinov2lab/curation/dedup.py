@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from dinov2lab.curation.index import DIGITS, Floats, Hits, Ints, Scores, above, cosine, open_index
+from dinov2lab.curation.index import DIGITS, Floats, Hits, Ints, Scores, above, cosine
 
 
 class Rows(NamedTuple):
@@ -31,7 +31,7 @@ class Pairs(NamedTuple):
     a: Ints  # (P,) rows of the pool
     b: Ints  # (P,) rows of the same pool, with a < b; or of the references
     score: Scores  # (P,)
-    extended: int  # neighbour lists that were too short at first
+    saturated: int  # rows with so many near copies that a list of the first length cannot hold them
 
 
 def find_pairs(rows: Rows, threshold: float, neighbours: int, device: str = "cpu") -> Pairs:
@@ -87,8 +87,8 @@ def representatives(rows: Rows, pairs: Pairs) -> tuple[Ints, Scores]:
 def _search(
     vectors: Floats, mirrored: Floats | None, queries: Floats, threshold: float, neighbours: int, device: str
 ) -> Hits:
-    index = open_index(vectors, device=device)
-    hits = [above(index, images, threshold, neighbours) for images in (queries, mirrored) if images is not None]
+    asked = [images for images in (queries, mirrored) if images is not None]
+    hits = [above(vectors, images, threshold, neighbours, device) for images in asked]
     parts = [np.concatenate([hit[field] for hit in hits]) for field in range(3)]
     return Hits(parts[0], parts[1], parts[2], sum(hit.saturated for hit in hits))
 
@@ -130,9 +130,9 @@ def _equal(left: NDArray[np.str_], right: NDArray[np.str_]) -> tuple[Ints, Ints]
     return rows, first[place[rows]]
 
 
-def _best(a: Ints, b: Ints, score: Scores, width: int, extended: int) -> Pairs:
+def _best(a: Ints, b: Ints, score: Scores, width: int, saturated: int) -> Pairs:
     """Each pair once, with its best score. All b are below `width`."""
     order = np.lexsort((-score, b, a))
     _, once = np.unique(a[order] * max(width, 1) + b[order], return_index=True)
     rows = order[once]
-    return Pairs(a[rows], b[rows], score[rows], extended)
+    return Pairs(a[rows], b[rows], score[rows], saturated)

@@ -22,6 +22,8 @@ DIGITS = 6
 MARGIN = 1e-3  # more than float32 (and TF32, on CUDA) can be wrong about a cosine
 QUERY_BLOCK = 512
 PAIR_BLOCK = 4096
+BOUND_DIMENSIONS = 64
+BASIS_ROWS = 8192  # vectors that the principal directions are taken from
 
 
 class Index(Protocol):
@@ -88,31 +90,53 @@ class Hits(NamedTuple):
     query: Ints  # (P,)
     id: Ints  # (P,)
     score: Scores  # (P,)
-    saturated: int  # queries whose first list was too short
+    saturated: int  # queries with k vectors or more
 
 
-def above(index: Index, queries: Floats, threshold: float, k: int) -> Hits:
+def above(vectors: Floats, queries: Floats, threshold: float, k: int, device: str = "cpu") -> Hits:
     """All vectors within `threshold` of each query. Lists start at `k` and double while their last entry still passes.
 
-    A query that is itself in the index finds itself, but nothing is assumed of where in its list.
+    What is searched is an upper bound of the cosine, in fewer dimensions. A query that is itself among the vectors
+    finds itself, but nothing is assumed of where in its list.
     """
-    size = len(index.vectors)
-    pending = np.arange(len(queries))
-    found: list[tuple[Ints, Ints]] = []
-    k, first = min(k, size), True
-    saturated = 0
+    size = len(vectors)
+    bounds, asked = _upper_bounds(vectors, queries)
+    index = open_index(bounds, device=device)
+    found: list[Ints] = [np.empty((2, 0), np.int64)]
+    pending, length = np.arange(len(queries)), min(k, size)
     while len(pending) and size:
-        scores, ids = index.nearest(queries[pending], k)
-        full = (scores[:, -1] >= threshold - MARGIN) & (k < size)
+        scores, ids = index.nearest(asked[pending], length)
+        full = (scores[:, -1] >= threshold - MARGIN) & (length < size)
         rows, columns = np.nonzero((scores >= threshold - MARGIN) & ~full[:, None])
-        found.append((pending[rows], ids[rows, columns]))
-        saturated += int(full.sum()) if first else 0
-        pending, k, first = pending[full], min(2 * k, size), False
-    query = np.concatenate([hit[0] for hit in found]) if found else np.empty(0, np.int64)
-    id_ = np.concatenate([hit[1] for hit in found]) if found else np.empty(0, np.int64)
-    score = cosine(queries, query, index.vectors, id_)
+        found.append(np.stack([pending[rows], ids[rows, columns]]))
+        pending, length = pending[full], min(2 * length, size)
+    query, id_ = np.concatenate(found, axis=1)
+    score = cosine(queries, query, vectors, id_)
     passed = score >= threshold
+    saturated = int((np.bincount(query[passed]) >= k).sum())
     return Hits(query[passed], id_[passed], score[passed], saturated)
+
+
+def _upper_bounds(vectors: Floats, queries: Floats) -> tuple[Floats, Floats]:
+    """(N, B + 1) and (Q, B + 1) whose inner products are no less than those of the (N, D) and (Q, D) given.
+
+    The first B coordinates are those along the principal directions of the vectors; the last is the length of what is
+    left, and two remainders agree at most as far as their lengths allow (Cauchy-Schwarz). Any orthonormal basis is
+    right, a good one proposes few pairs in vain.
+    """
+    if vectors.shape[1] <= 2 * BOUND_DIMENSIONS:
+        return vectors, queries
+    some = vectors[:: max(1, len(vectors) // BASIS_ROWS)].astype(np.float64)
+    basis = np.linalg.eigh(some.T @ some)[1][:, -BOUND_DIMENSIONS:].astype(np.float32)  # (D, B)
+    return _bounded(vectors, basis), _bounded(queries, basis)
+
+
+def _bounded(rows: Floats, basis: Floats) -> Floats:
+    bounded = np.empty((len(rows), basis.shape[1] + 1), np.float32)
+    bounded[:, :-1] = rows @ basis
+    squares = np.einsum("nd,nd->n", rows, rows) - np.einsum("nb,nb->n", bounded[:, :-1], bounded[:, :-1])
+    bounded[:, -1] = np.sqrt(np.maximum(squares, 0))
+    return bounded
 
 
 def ranked(index: Index, queries: Floats, k: int) -> tuple[Scores, Ints]:

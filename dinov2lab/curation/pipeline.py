@@ -93,12 +93,12 @@ def _leaks(stage: Leaks, kept: pa.Table, pool: Read, others: Sequence[Read], inp
     found = []
     fate = np.full(len(kept), -np.inf)
     witness = np.full(len(kept), None, object)
-    extended = 0
+    saturated = 0
     for other in others:
         features = inputs.features(stage.embedder, other)
         mirrored = inputs.features(stage.embedder, other, mirror=True) if stage.mirrored else None
         pairs = find_leaks(rows, Rows(features, mirrored, other.pixels), stage.threshold, inputs.device)
-        extended += pairs.extended
+        saturated += pairs.saturated
         for row, reference, score in zip(pairs.a.tolist(), pairs.b.tolist(), pairs.score.tolist(), strict=True):
             name = f"{other.source.uri} {other.paths[reference]}"
             found.append((row, name, score))
@@ -107,7 +107,7 @@ def _leaks(stage: Leaks, kept: pa.Table, pool: Read, others: Sequence[Read], inp
     paths = kept["path"].to_pylist()
     found.sort(key=lambda leak: (leak[0], -leak[2], leak[1]))
     table = pa.table([[paths[row] for row, *_ in found], *([leak[n] for leak in found] for n in (1, 2))], schema=LEAKS)
-    counts = {"leak_pairs": len(found), "references": sum(len(other.rows) for other in others), "extended": extended}
+    counts = {"leak_pairs": len(found), "references": sum(len(other.rows) for other in others), "saturated": saturated}
     return _split(kept, ~np.isfinite(fate), "leaks", "leak", witness, fate, tables={"leaks": table}, counts=counts)
 
 
@@ -123,7 +123,7 @@ def _duplicates(stage: Duplicates, kept: pa.Table, pool: Read, inputs: Inputs) -
         "pairs": len(pairs.a),
         "components": int((sizes > 1).sum()),
         "largest_component": int(sizes.max()),
-        "extended": pairs.extended,
+        "saturated": pairs.saturated,
     }
     stays = stands_for == np.arange(len(kept))
     witness = paths[stands_for].astype(object)

@@ -23,15 +23,27 @@ def naive(queries: np.ndarray, vectors: np.ndarray) -> np.ndarray:
 @given(st.integers(1, 60), st.integers(1, 40), st.floats(-0.5, 0.9), st.integers(1, 70), st.integers(0, 99))
 def test_above_finds_exactly_what_a_full_comparison_finds(size, queries, threshold, k, seed):
     vectors, asked = unit(size, 4, seed), unit(queries, 4, seed + 1)
-    hits = above(open_index(vectors), asked, threshold, k)
+    hits = above(vectors, asked, threshold, k)
     expected = {(q, v) for q, v in zip(*np.nonzero(naive(asked, vectors) >= threshold), strict=True)}
     assert set(zip(hits.query.tolist(), hits.id.tolist(), strict=True)) == expected
     assert len(hits.query) == len(expected)
 
 
+@pytest.mark.parametrize("spread", [0.05, 1.0])  # on few directions, as pictures are, and on all
+def test_searching_bounds_in_fewer_dimensions_loses_nothing(spread):
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((400, 300)) * np.where(np.arange(300) < 40, 1, spread)
+    rows = np.concatenate([rows, rows[:200] + 0.3 * spread * rng.standard_normal((200, 300))])
+    vectors = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    hits = above(vectors, vectors, 0.9, 8)
+    expected = {(q, v) for q, v in zip(*np.nonzero(naive(vectors, vectors) >= 0.9), strict=True)}
+    assert set(zip(hits.query.tolist(), hits.id.tolist(), strict=True)) == expected
+    assert len(expected) > 900
+
+
 def test_a_list_full_of_copies_is_extended_and_counted():
     vectors = np.concatenate([np.repeat(unit(1, 8), 300, axis=0), unit(200, 8, 1)])
-    hits = above(open_index(vectors), vectors[:1], 0.999, 64)
+    hits = above(vectors, vectors[:1], 0.999, 64)
     assert sorted(hits.id.tolist()) == list(range(300))
     assert hits.saturated == 1
 
@@ -62,9 +74,7 @@ def test_threads_decide_nothing(block):
         answers = []
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            answers.append(
-                (above(TorchIndex(vectors), vectors[::block], 0.7, 4), ranked(TorchIndex(vectors), vectors, 9))
-            )
+            answers.append((above(vectors, vectors[::block], 0.7, 4), ranked(TorchIndex(vectors), vectors, 9)))
     finally:
         torch.set_num_threads(before)
     for one, two in zip(answers[0][1], answers[1][1], strict=True):
