@@ -10,16 +10,16 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections import Counter
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import fabricated
 import pytest
+from mirrored import assert_equal_to_disk, client, finished_study, histories, on_disk, runs_of
 
 from dinov2lab.lab import tracking
 from dinov2lab.lab.sending import cut
-from dinov2lab.spec.study import Cell, Study, expand
+from dinov2lab.spec.study import expand
 from dinov2lab.store.folders import Workspace
 
 SILENT = Path("no reports")
@@ -48,60 +48,9 @@ def workspace(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPa
     return workspace
 
 
-def client(workspace: Workspace) -> Any:
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking.tracking_uri(workspace))
-
-
-def runs_of(workspace: Workspace, study: Study, kind: str = "run") -> dict[str, Any]:
-    """Our run id (or the study's name) -> MLflow's run; no two may be of one."""
-    connection = client(workspace)
-    experiment = connection.get_experiment_by_name(study.name)
-    found = [
-        run
-        for run in connection.search_runs([experiment.experiment_id])
-        if run.data.tags["dinov2lab.kind"] == kind and run.data.tags["study"] == study.name
-    ]
-    named = {run.data.tags.get("run_id", study.name): run for run in found}
-    assert len(named) == len(found), "a run is there twice"
-    return named
-
-
-def histories(workspace: Workspace, run: Any) -> Counter[tuple[str, int, int, str]]:
-    """(name, step, time, value) of all that came from metrics.jsonl; repr, for NaN equals nothing."""
-    names = [name for name in run.data.metrics if not name.startswith(("final/", "cost/"))]
-    connection = client(workspace)
-    values = [value for name in names for value in connection.get_metric_history(run.info.run_id, name)]
-    return Counter((value.key, value.step, value.timestamp, repr(value.value)) for value in values)
-
-
-def on_disk(workspace: Workspace, cell: Cell) -> Counter[tuple[str, int, int, str]]:
-    rows = workspace.run(cell.run).rows()
-    return Counter(
-        (name, int(row["images"]), int(row["time"]), repr(float(value)))
-        for row in rows
-        for name, value in row.items()
-        if name not in ("step", "images", "time")
-    )
-
-
-def assert_equal_to_disk(workspace: Workspace, study: Study) -> None:
-    mirrored = runs_of(workspace, study)
-    for cell in expand(study):
-        assert histories(workspace, mirrored[cell.run]) == on_disk(workspace, cell)
-
-
 def everything(workspace: Workspace) -> list[str]:
     with sqlite3.connect(workspace.database) as database:
         return list(database.iterdump())
-
-
-def finished_study(workspace: Workspace, study: Study, count: int = 40) -> None:
-    for cell in expand(study):
-        fabricated.start(workspace, cell, count)
-        fabricated.finish(workspace, cell)
-    fabricated.remember(workspace, study)
 
 
 def test_all_of_a_study_is_mirrored(workspace: Workspace, tmp_path: Path) -> None:
@@ -394,20 +343,29 @@ def test_processes_that_open_a_new_workspace_at_once_make_one_study(tmp_path: Pa
     assert len(runs_of(workspace, study, "study")) == 1
 
 
+def size(workspace: Workspace) -> int:
+    with closing(sqlite3.connect(workspace.database, timeout=30)) as database:
+        tables = ("runs", "tags", "params", "metrics")
+        return sum(database.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables)
+
+
 def test_killed_at_any_moment_nothing_is_lost_or_twice(workspace: Workspace) -> None:
     study = fabricated.study()
-    finished_study(workspace, study, count=250)
+    finished_study(workspace, study, count=200)
+    total = sum(on_disk(workspace, cell).total() for cell in expand(study))
     moments = random.Random(20240229)
     fork = multiprocessing.get_context("fork")
-    killed = 0
-    for _ in range(8):
+    kills = 0
+    for part in sorted(moments.uniform(0, 0.95) for _ in range(8)):
         process = fork.Process(target=tracking.sync, args=(study, workspace, SILENT))
         process.start()
-        process.join(moments.uniform(0.2, 1.5))
-        killed += process.is_alive()
+        while size(workspace) < part * total and process.is_alive():
+            time.sleep(0.002)
+        time.sleep(moments.uniform(0, 0.05))
+        kills += process.is_alive()
         process.kill()
         process.join()
-    assert killed >= 3, "the kills came too late to test anything"
+    assert kills >= 6, "the kills came when all was done"
     tracking.sync(study, workspace, SILENT)
     assert_equal_to_disk(workspace, study)
     assert {run.info.status for run in runs_of(workspace, study).values()} == {"FINISHED"}
