@@ -324,7 +324,7 @@ def test_one_process_mirrors_at_a_time(workspace: Workspace) -> None:
 def test_a_sync_that_runs_out_of_time_is_gone_on_with(workspace: Workspace) -> None:
     study = fabricated.study(seeds=1)
     finished_study(workspace, study, count=300)
-    line = tracking.try_sync(study, workspace, SILENT, seconds=0.5)
+    line = tracking.try_sync(study, workspace, SILENT, seconds=0)
     assert line
     assert "next sync" in line
     tracking.sync(study, workspace, SILENT)
