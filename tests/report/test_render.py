@@ -324,3 +324,12 @@ def test_the_report_imports_no_torch_timm_or_mlflow():
     code = f"import sys, dinov2lab.report.render; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_study_of_one_arm_has_nothing_to_compare(fabricate, out):
+    made = fabricate()
+    alone = made.study.model_copy(update={"arms": made.study.arms[:1]})
+    report = write_report(alone, made.workspace, out)
+    assert report.rows == ()
+    assert "nothing to compare" in shown(out)
+    assert json.loads((out / "verdict.json").read_text()) == []
