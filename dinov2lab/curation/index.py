@@ -23,6 +23,7 @@ MARGIN = 1e-3  # more than float32 (and TF32, on CUDA) can be wrong about a cosi
 QUERY_BLOCK = 512
 PAIR_BLOCK = 4096
 BOUND_DIMENSIONS = 64
+WORTHWHILE = 2048  # vectors: with fewer, finding the directions takes longer than the search
 BASIS_ROWS = 8192  # vectors that the principal directions are taken from
 
 
@@ -39,7 +40,7 @@ class TorchIndex:
 
     def __init__(self, vectors: Floats, device: str = "cpu") -> None:
         self.vectors = vectors
-        self._columns = torch.from_numpy(np.ascontiguousarray(vectors)).to(device).T  # (D, N)
+        self._columns = _tensor(vectors).to(device).T  # (D, N)
 
     def nearest(self, queries: Floats, k: int) -> tuple[Floats, Ints]:
         scores = np.empty((len(queries), k), np.float32)
@@ -47,11 +48,15 @@ class TorchIndex:
         device = self._columns.device
         block = torch.empty((min(QUERY_BLOCK, len(queries)), len(self.vectors)), device=device)
         for start in range(0, len(queries), QUERY_BLOCK):
-            rows = torch.from_numpy(np.ascontiguousarray(queries[start : start + QUERY_BLOCK])).to(device)
+            rows = _tensor(queries[start : start + QUERY_BLOCK]).to(device)
             best = torch.mm(rows, self._columns, out=block[: len(rows)]).topk(k, dim=1)
             scores[start : start + len(rows)] = best.values.cpu().numpy()
             ids[start : start + len(rows)] = best.indices.cpu().numpy()
         return scores, ids
+
+
+def _tensor(rows: Floats) -> torch.Tensor:
+    return torch.from_numpy(np.require(rows, requirements=["C", "W"]))  # copies what is mapped from a file
 
 
 class FaissIndex:
@@ -124,7 +129,7 @@ def _upper_bounds(vectors: Floats, queries: Floats) -> tuple[Floats, Floats]:
     left, and two remainders agree at most as far as their lengths allow (Cauchy-Schwarz). Any orthonormal basis is
     right, a good one proposes few pairs in vain.
     """
-    if vectors.shape[1] <= 2 * BOUND_DIMENSIONS:
+    if vectors.shape[1] <= 2 * BOUND_DIMENSIONS or len(vectors) < WORTHWHILE:
         return vectors, queries
     some = vectors[:: max(1, len(vectors) // BASIS_ROWS)].astype(np.float64)
     basis = np.linalg.eigh(some.T @ some)[1][:, -BOUND_DIMENSIONS:].astype(np.float32)  # (D, B)

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dinov2lab.curation.index import TorchIndex, above, cosine, open_index, ranked
+from dinov2lab.curation.index import WORTHWHILE, TorchIndex, above, cosine, open_index, ranked
 
 
 def unit(count: int, dim: int, seed: int = 0) -> np.ndarray:
@@ -32,13 +32,13 @@ def test_above_finds_exactly_what_a_full_comparison_finds(size, queries, thresho
 @pytest.mark.parametrize("spread", [0.05, 1.0])  # on few directions, as pictures are, and on all
 def test_searching_bounds_in_fewer_dimensions_loses_nothing(spread):
     rng = np.random.default_rng(0)
-    rows = rng.standard_normal((400, 300)) * np.where(np.arange(300) < 40, 1, spread)
-    rows = np.concatenate([rows, rows[:200] + 0.3 * spread * rng.standard_normal((200, 300))])
+    rows = rng.standard_normal((2 * WORTHWHILE, 150)) * np.where(np.arange(150) < 40, 1, spread)
+    rows = np.concatenate([rows, rows[:200] + 0.3 * spread * rng.standard_normal((200, 150))])
     vectors = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-    hits = above(vectors, vectors, 0.9, 8)
-    expected = {(q, v) for q, v in zip(*np.nonzero(naive(vectors, vectors) >= 0.9), strict=True)}
+    hits = above(vectors, vectors[-400:], 0.9, 8)
+    expected = {(q, v) for q, v in zip(*np.nonzero(naive(vectors[-400:], vectors) >= 0.9), strict=True)}
     assert set(zip(hits.query.tolist(), hits.id.tolist(), strict=True)) == expected
-    assert len(expected) > 900
+    assert len(expected) >= 600  # themselves, and the copies
 
 
 def test_a_list_full_of_copies_is_extended_and_counted():
