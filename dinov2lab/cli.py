@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -35,17 +36,19 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Pool = Annotated[bool, typer.Option("--pool", help="Compare runs of different code or images all the same.")]
 Port = Annotated[int, typer.Option("--port", min=1, max=65535, help="Of the page, on this machine only.")]
 
+INTERRUPTED = 130  # what a shell makes of SIGINT
 LAB, HERE, REPORTS = Path("lab"), Path("."), Path("reports")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """The program: a user's mistake is a line or two and exit code 2, an interruption 130."""
     try:
-        app()
-    except SystemExit as end:
-        if end.code == 130:
-            typer.echo("stopped; the same command goes on from here", err=True)
-        raise
+        app(arguments, prog_name="dinov2lab")
+    except (KeyboardInterrupt, SystemExit) as end:
+        if isinstance(end, SystemExit) and end.code != INTERRUPTED:
+            raise
+        typer.echo("stopped; the same command goes on from here", err=True)
+        raise SystemExit(INTERRUPTED) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
@@ -72,7 +75,6 @@ def run(
 ) -> None:
     """Run a study and write its report, or run one recipe. What has a result is not run again."""
     from dinov2lab import commands, terminal
-    from dinov2lab.data.source import Roots
     from dinov2lab.spec.study import Study, expand
     from dinov2lab.store.folders import Workspace
 
@@ -81,6 +83,8 @@ def run(
         cells = expand(found) if isinstance(found, Study) else (found,)
         terminal.show_plan(commands.planned(cells, place), as_json)
         return
+    from dinov2lab.data.source import Roots
+
     roots, (jobs, resources) = Roots(data_root, place.cache), commands.resources_for(jobs, device)
     if not isinstance(found, Study):
         result = commands.run_recipe(found, place, roots, resources, rerun=rerun)

@@ -42,8 +42,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Seque
         drawn.add_column(name, justify="right" if name in right else "left", no_wrap=name in right)
     for row in rows:
         drawn.add_row(*row)
-    console = Console(markup=False, highlight=False)
-    console.print(drawn, width=None if console.is_terminal else LOG_WIDTH)
+    Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH).print(drawn)
 
 
 def duration(seconds: float | None) -> str:
@@ -207,7 +206,7 @@ def show_states(study: Study, rows: Sequence[dict[str, Any]], as_json: bool) -> 
     if as_json:
         _as_json(rows)
         return
-    say(f"{study.name}: {study.question}")
+    say(f"{study.name}: {study.question.strip()}")
     cells = {(row["arm"], row["seed"]): _state(row) for row in rows}
     lines = [(arm.name, *(cells[arm.name, seed] for seed in study.seeds)) for arm in study.arms]
     table(("arm", *(f"seed {seed}" for seed in study.seeds)), lines)
@@ -245,7 +244,7 @@ def show_verdict(study: Study, rows: Sequence[dict[str, Any]], report: Path, as_
     if as_json:
         _as_json({"study": study.name, "report": str(page), "verdict": rows})
         return
-    say(study.question)
+    say(study.question.strip())
     for row in rows:
         if row["metric"] == study.decide.metric:
             say(f"{row['arm']} against {row['baseline']} on {row['metric']}: {row['words']}")
