@@ -19,16 +19,16 @@ class Pictures:
     """Decoded images of chosen rows of a source, kept in memory up to a budget."""
 
     def __init__(self, source: Source, rows: Sequence[int], budget: int = CACHE_BYTES) -> None:
-        self._source, self._rows, self._left = source, rows, budget
+        self._source, self.rows, self._left = source, rows, budget
         self._kept: dict[int, Image.Image] = {}
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> Image.Image:
         if index in self._kept:
             return self._kept[index]
-        picture = Image.fromarray(decode(self._source.read(self._rows[index])))
+        picture = Image.fromarray(decode(self._source.read(self.rows[index])))
         size = picture.width * picture.height * 4
         if size <= self._left:
             self._kept[index] = picture

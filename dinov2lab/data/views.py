@@ -32,7 +32,9 @@ def normalise(images: Tensor) -> Tensor:
     return (images - MEAN.to(images)) / STD.to(images)
 
 
-def views(pictures: Sequence[Image.Image], positions: NDArray[np.int64], key: Key, spec: ViewsSpec) -> tuple[Tensor, ...]:
+def views(
+    pictures: Sequence[Image.Image], positions: NDArray[np.int64], key: Key, spec: ViewsSpec
+) -> tuple[Tensor, ...]:
     """Global crops (2 B, 3, P, P) and, where there are any, local crops (V B, 3, P, P): normalised, view by view."""
     first, second, local = BLUR[spec.blur]
     size = len(pictures)
@@ -106,7 +108,11 @@ def crop_boxes(sizes: NDArray[np.float64], scale: tuple[float, float], draws: ND
 
 
 def _photometric(
-    images: Tensor, draws: NDArray[np.float64], spec: ViewsSpec, blur: NDArray[np.float64], solarise: NDArray[np.float64]
+    images: Tensor,
+    draws: NDArray[np.float64],
+    spec: ViewsSpec,
+    blur: NDArray[np.float64],
+    solarise: NDArray[np.float64],
 ) -> Tensor:
     """Colour jitter, grey, blur, solarise, each on the rows that drew it. `draws`: (rows, 14) uniforms."""
     images = jitter(images, draws[:, :9], spec.jitter)
@@ -114,7 +120,9 @@ def _photometric(
     images[grey] = (images[grey] * LUMA).sum(1, keepdim=True).expand(-1, 3, -1, -1)
     blurred = _rows(draws[:, 10] < blur)
     low, high = spec.blur_sigma
-    images[blurred] = gaussian_blur(images[blurred], torch.from_numpy(low + (high - low) * draws[blurred.numpy(), 11]).float())
+    images[blurred] = gaussian_blur(
+        images[blurred], torch.from_numpy(low + (high - low) * draws[blurred.numpy(), 11]).float()
+    )
     solarised = _rows(draws[:, 12] < solarise)
     picked = images[solarised]
     images[solarised] = torch.where(picked >= 128 / 255, 1 - picked, picked)
@@ -175,7 +183,9 @@ def _value_chroma_hue(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     red, green, blue = images.unbind(1)
     safe = chroma.clamp_min(1e-12)
     hue = torch.where(
-        largest == 0, (green - blue) / safe, torch.where(largest == 1, (blue - red) / safe + 2, (red - green) / safe + 4)
+        largest == 0,
+        (green - blue) / safe,
+        torch.where(largest == 1, (blue - red) / safe + 2, (red - green) / safe + 4),
     )
     return value, chroma, hue % 6
 

@@ -1,6 +1,6 @@
 """Linear probes on frozen features: one for each learning rate, trained at once (dinov2, eval/linear.py).
 
-    R learning rates   D feature width   C classes   B rows of a batch
+R learning rates   D feature width   C classes   B rows of a batch
 """
 
 from collections.abc import Sequence

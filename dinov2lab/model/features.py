@@ -5,11 +5,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from dinov2lab.model.vit import Backbone
+from dinov2lab.model.vit import Backbone, Pretrained
 
 
 @torch.inference_mode()
-def features(backbone: Backbone, batches: Iterable[Tensor]) -> Tensor:
+def features(backbone: Backbone | Pretrained, batches: Iterable[Tensor]) -> Tensor:
     """(rows, D) class tokens on the CPU, of image batches (B, 3, H, W)."""
     device = next(backbone.parameters()).device
     backbone.eval()

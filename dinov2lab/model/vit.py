@@ -7,9 +7,11 @@ are timm's, so that they travel; the mask token is ours.
     S = sum of B * T over the sizes: the packed tokens             G sizes
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
+import timm
 import torch
 import torch.nn.functional as F
 from timm.layers import resample_abs_pos_embed
@@ -17,6 +19,8 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from dinov2lab.spec.run import ModelSpec
+
+Shapes = Sequence[tuple[int, int]]  # (B, T) of each size
 
 
 class Tokens(NamedTuple):
@@ -79,8 +83,8 @@ class Backbone(nn.Module):
         x = torch.cat([tokens.flatten(0, 1) for tokens in embedded])  # (S, D)
         for index, block in enumerate(self.vit.blocks):
             attend, expand = kept[index] if kept else (None, None)
-            x = _residual(x, shapes, attend, lambda y, s, b=block: b.ls1(self._attention(b, b.norm1(y), s)))
-            x = _residual(x, shapes, expand, lambda y, s, b=block: b.ls2(b.mlp(b.norm2(y))))
+            x = _residual(x, shapes, attend, partial(self._attention, block))
+            x = _residual(x, shapes, expand, partial(_mlp, block))
         x = self.vit.norm(x)
         unpacked = [part.view(b, t, -1) for part, (b, t) in zip(_split(x, shapes), shapes, strict=True)]
         return [Tokens(tokens[:, 0], tokens[:, 1:]) for tokens in unpacked]
@@ -96,22 +100,30 @@ class Backbone(nn.Module):
         positions = self.vit.pos_embed
         if grid != tuple(self.vit.patch_embed.grid_size):
             positions = resample_abs_pos_embed(positions, new_size=list(grid), num_prefix_tokens=1)
-        return tokens + positions
+        out: Tensor = tokens + positions
+        return out
 
-    def _attention(self, block: Block, x: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
-        """Self-attention of packed tokens (S, D), each crop by itself."""
+    def _attention(self, block: Block, x: Tensor, shapes: Shapes) -> Tensor:
+        """The attention branch on packed tokens (S, D), each crop by itself."""
         mixed = []
-        for part, (b, t) in zip(_split(block.attn.qkv(x), shapes), shapes, strict=True):
+        for part, (b, t) in zip(_split(block.attn.qkv(block.norm1(x)), shapes), shapes, strict=True):
             q, k, v = part.view(b, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # each (B, heads, T, D / heads)
             mixed.append(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b * t, -1))
-        return block.attn.proj(torch.cat(mixed))
+        out: Tensor = block.ls1(block.attn.proj(torch.cat(mixed)))
+        return out
 
 
-def _split(x: Tensor, shapes: Sequence[tuple[int, int]]) -> tuple[Tensor, ...]:
-    return x.split([b * t for b, t in shapes])
+def _mlp(block: Block, x: Tensor, shapes: Shapes) -> Tensor:
+    """The MLP branch, which does not care which token belongs to which crop."""
+    out: Tensor = block.ls2(block.mlp(block.norm2(x)))
+    return out
 
 
-def _residual(x: Tensor, shapes, kept: Kept | None, branch) -> Tensor:  # type: ignore[no-untyped-def]
+def _split(x: Tensor, shapes: Shapes) -> tuple[Tensor, ...]:
+    return torch.split(x, [b * t for b, t in shapes])
+
+
+def _residual(x: Tensor, shapes: Shapes, kept: Kept | None, branch: Callable[[Tensor, Shapes], Tensor]) -> Tensor:
     """x + branch(x); with `kept`, of those crops alone and scaled so that its expectation stays."""
     if kept is None:
         return x + branch(x, shapes)
@@ -123,3 +135,18 @@ def _residual(x: Tensor, shapes, kept: Kept | None, branch) -> Tensor:  # type: 
     kept_shapes = [(len(crops), t) for crops, (_, t) in zip(kept.crops, shapes, strict=True)]
     scale = kept.total / sum(b for b, _ in kept_shapes)
     return x.index_add(0, index, (branch(x[index], kept_shapes) * scale).to(x.dtype))
+
+
+class Pretrained(nn.Module):
+    """A timm model as an embedder of images: its pooled features stand where the class token stands."""
+
+    def __init__(self, name: str, px: int) -> None:
+        """Raises ValueError where timm has no such model or its weights cannot be had."""
+        super().__init__()
+        try:
+            self.network = timm.create_model(name, pretrained=True, num_classes=0, img_size=px)
+        except Exception as error:  # unknown names, no network and no cache each raise kinds of their own
+            raise ValueError(f"timm model {name!r}: {str(error).splitlines()[0]}") from error
+
+    def forward(self, crops: Sequence[Tensor]) -> list[Tokens]:
+        return [Tokens(self.network(images), images.new_empty(len(images), 0, 0)) for images in crops]

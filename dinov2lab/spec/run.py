@@ -263,6 +263,14 @@ class RunSpec(Section):
     seed: int = 0
     replicate: int = 0  # an independent repetition: enters every random stream and changes nothing else
 
+    def sources(self) -> tuple[str, ...]:
+        """The URIs of the images that the run reads, each once; those of its embedders are theirs."""
+        curation = self.curation or CurationSpec()
+        uris = [self.data.train, self.evaluation.memory, self.evaluation.test]
+        uris += curation.leaks.against if curation.leaks else ()
+        uris += [stage.queries for stage in curation.stages if stage.stage == "retrieve"]
+        return tuple(dict.fromkeys(uri for uri in uris if uri is not None))
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
         for name, px in (("global_px", self.views.global_px), ("local_px", self.views.local_px)):
@@ -289,4 +297,3 @@ class Resources(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Count = 1
     checkpoint_seconds: Positive = 30.0
-    log_every: Count = 10  # steps

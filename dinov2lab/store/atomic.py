@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 
-def write(path: Path, save: Callable[[Path], None]) -> None:
+def write(path: Path, save: Callable[[Path], object]) -> None:
     """Let `save` write a temporary file beside `path`, then rename it into place, durably."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)

@@ -1,6 +1,6 @@
 """The terms of the DINOv2 objective and the teacher's targets (dinov2, loss/*; arXiv 2304.07193, section 4).
 
-    B images   V local crops of each   K prototypes   M masked patches of the batch   D width
+B images   V local crops of each   K prototypes   M masked patches of the batch   D width
 """
 
 import torch
@@ -43,7 +43,9 @@ def updated_centre(centre: Tensor, scores: Tensor, momentum: float) -> Tensor:
     return torch.lerp(mean, centre, momentum)
 
 
-def dino_loss(global_scores: Tensor, local_scores: Tensor | None, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def dino_loss(
+    global_scores: Tensor, local_scores: Tensor | None, targets: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
     """Cross-entropy between teacher and student over crops of the same image: (global term, local term).
 
     `global_scores`, `targets`: (2 B, K), first views before second ones; each student crop meets the teacher's other one.

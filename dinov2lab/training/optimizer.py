@@ -16,7 +16,7 @@ def factors(module: str, name: str, depth: int, optim: OptimSpec) -> tuple[float
     Layer decay: tokens and patch embedding lie below the first block; final norm and heads are not scaled down.
     Biases, norms and LayerScale are not decayed; class, position and mask tokens are.
     """
-    decayed = not (name.endswith("bias") or "norm" in name or name.endswith("gamma"))
+    decayed = not (name.endswith(("bias", "gamma")) or "norm" in name)
     if module != "backbone":
         return 1.0, decayed, name.startswith("prototype")
     parts = name.split(".")

@@ -1,6 +1,6 @@
 """One training step: views in, an updated student and teacher out.
 
-    B images of the batch   V local crops of each   M masked patches   D width   K prototypes
+B images of the batch   V local crops of each   M masked patches   D width   K prototypes
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from dinov2lab.draws import Key, bits
 from dinov2lab.model.vit import Backbone, Kept, Tokens
 from dinov2lab.spec.run import ObjectiveSpec, RunSpec
-from dinov2lab.training import losses, optimizer as optimizers, teacher as teachers
+from dinov2lab.training import losses
+from dinov2lab.training import optimizer as optimizers
+from dinov2lab.training import teacher as teachers
 from dinov2lab.training.schedules import Values, values_at
 
 
@@ -56,7 +58,7 @@ def train_step(state: State, batch: Batch, spec: RunSpec, key: Key) -> dict[str,
     with torch.autocast(device_type, torch.bfloat16, enabled=spec.optim.precision == "bf16"):
         targets = teacher_targets(state, batch, spec.objective, values)
         terms, monitors = student_losses(state.student, batch, targets, spec, key, state.step)
-    total = torch.stack(list(terms.values())).sum()
+    total = torch.stack([weight * value for weight, value in terms.values()]).sum()
     if not torch.isfinite(total):
         raise Diverged(f"the loss is {float(total)} at step {state.step}")
     state.optimizer.zero_grad(set_to_none=True)
@@ -68,7 +70,7 @@ def train_step(state: State, batch: Batch, spec: RunSpec, key: Key) -> dict[str,
     state.optimizer.step()
     teachers.update(state.teacher, state.student, values.momentum)
     state.step += 1
-    logged = {f"loss/{name}": term.detach() for name, term in terms.items()}
+    logged = {f"loss/{name}": value.detach() for name, (_, value) in terms.items()}
     return {"loss/total": total.detach(), **logged, **monitors, "gradient/norm": norms[0]}
 
 
@@ -106,8 +108,8 @@ def _patch_head(networks: nn.ModuleDict) -> nn.Module:
 
 def student_losses(
     student: nn.ModuleDict, batch: Batch, targets: Targets, spec: RunSpec, key: Key, step: int
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The weighted terms of the loss, and what else is worth a look."""
+) -> tuple[dict[str, tuple[float, Tensor]], dict[str, Tensor]]:
+    """(weight, value) of each term of the loss, and what else is worth a look."""
     objective = spec.objective
     backbone = student["backbone"]
     assert isinstance(backbone, Backbone)
@@ -117,7 +119,7 @@ def student_losses(
     scores = student["dino_head"](torch.cat([part.cls for part in tokens]))
     size = len(batch.crops[0])
     global_scores, local_scores = scores[:size], scores[size:] if len(tokens) > 1 else None
-    terms = {}
+    terms: dict[str, tuple[float, Tensor]] = {}
     monitors = {
         "teacher/entropy": losses.entropy(targets.cls),
         "student/entropy": losses.entropy((global_scores.detach().float() / objective.student_temperature).softmax(-1)),
@@ -125,16 +127,18 @@ def student_losses(
     temperature = objective.student_temperature
     if objective.dino.weight:
         global_term, local_term = losses.dino_loss(global_scores, local_scores, targets.cls, temperature)
-        terms["dino_global"] = objective.dino.weight * global_term
-        terms["dino_local"] = objective.dino.weight * local_term
+        terms["dino_global"] = objective.dino.weight, global_term
+        terms["dino_local"] = objective.dino.weight, local_term
     if objective.koleo.weight:
         spread = [losses.koleo_loss(view, objective.koleo.group) for view in tokens[0].cls.chunk(2)]
-        terms["koleo"] = objective.koleo.weight * torch.stack(spread).sum()
+        terms["koleo"] = objective.koleo.weight, torch.stack(spread).sum()
     if targets.patches is not None:
         patch_scores = _patch_head(student)(tokens[0].patches[batch.masks])
         weights = (1 / batch.masks.sum(-1, keepdim=True).clamp_min(1)).expand_as(batch.masks)[batch.masks]
-        ibot = losses.ibot_loss(patch_scores, targets.patches, weights, size, temperature)
-        terms["ibot"] = objective.ibot.weight * ibot
+        terms["ibot"] = (
+            objective.ibot.weight,
+            losses.ibot_loss(patch_scores, targets.patches, weights, size, temperature),
+        )
     if not terms:
         raise ValueError("objective: every weight is 0, there is nothing to learn from")
     return terms, monitors

@@ -12,15 +12,16 @@ from dinov2lab.spec.run import RunSpec
 
 
 def build_student(spec: RunSpec, key: Key) -> nn.ModuleDict:
-    """`backbone`, `dino_head` and, where patches have a head of their own, `ibot_head`; initial weights drawn by `key`."""
+    """`backbone`, `dino_head` and, where patches have a head of their own, `ibot_head`; weights drawn by `key`."""
     generator = torch.Generator().manual_seed(torch_seed(key, "weights"))
     backbone = Backbone(spec.model, spec.views.global_px)
-    student = nn.ModuleDict({"backbone": backbone, "dino_head": ProjectionHead(backbone.dim, spec.objective.dino.head)})
+    heads = {"dino_head": ProjectionHead(backbone.dim, spec.objective.dino.head)}
     if spec.objective.ibot.head is not None:
-        student["ibot_head"] = ProjectionHead(backbone.dim, spec.objective.ibot.head)
-    for module in student.values():
-        module.initialise(generator)
-    return student
+        heads["ibot_head"] = ProjectionHead(backbone.dim, spec.objective.ibot.head)
+    backbone.initialise(generator)
+    for head in heads.values():
+        head.initialise(generator)
+    return nn.ModuleDict({"backbone": backbone, **heads})
 
 
 def build_teacher(student: nn.ModuleDict) -> nn.ModuleDict:

@@ -1,0 +1,113 @@
+"""What is measured of frozen features: hyper-parameters chosen on `val`, `test` looked at once, when a run has ended.
+
+val     carved out of the labelled memory, the same images for every run
+test    images of their own; only `final` reads them
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dinov2lab.data.loader import Pictures, as_tensor, centred
+from dinov2lab.draws import Key, permutation
+from dinov2lab.evaluation.health import feature_std, rankme
+from dinov2lab.evaluation.knn import knn_accuracies
+from dinov2lab.evaluation.linear import linear_accuracies
+from dinov2lab.spec.run import EvaluationSpec
+
+Embedding = Callable[[Pictures], Tensor]  # (rows, D) features of all pictures
+
+PIXELS = 32  # side of the pictures whose pixels are the raw reference
+HEALTH_IMAGES = 512
+
+
+class Labelled(NamedTuple):
+    pictures: Pictures
+    labels: Tensor  # (rows,) int64
+
+
+class EvaluationData(NamedTuple):
+    memory: Labelled | None  # none: nothing is labelled, and only health is measured
+    test: Labelled | None
+    unlabelled: Pictures  # training images, for health where there is no memory
+
+
+class Choice(NamedTuple):
+    """Hyper-parameters, as val chose them."""
+
+    k: int
+    lr: float | None
+
+
+def pixels(pictures: Pictures) -> Tensor:
+    """(rows, 3 x 32 x 32) raw pixels around 0: the reference that has learnt nothing and computes nothing."""
+    return as_tensor([centred(pictures[row], PIXELS) for row in range(len(pictures))]).flatten(1) - 0.5
+
+
+def held_out(labels: Tensor, fraction: float) -> NDArray[np.bool_]:
+    """(rows,) which rows of the memory are val: `fraction` of each class, and at least one where a class has two."""
+    order = permutation(Key(0), "val", len(labels))
+    out = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels.numpy()):
+        rows = order[labels.numpy()[order] == label]
+        out[rows[: max(round(fraction * len(rows)), int(len(rows) > 1))]] = True
+    return out
+
+
+def health(features: Tensor) -> dict[str, float]:
+    sample = features[:HEALTH_IMAGES]
+    return {"health/feature_std": feature_std(sample), "health/rankme": rankme(sample)}
+
+
+def look(embed: Embedding, data: EvaluationData, spec: EvaluationSpec) -> dict[str, float]:
+    """During training: kNN on val and health. Never sees test."""
+    if data.memory is None:
+        return health(embed(data.unlabelled))
+    features, labels = embed(data.memory.pictures), data.memory.labels
+    return {"val/knn": max(_val_knn(features, labels, spec).values()), **health(features)}
+
+
+def final(embed: Embedding, data: EvaluationData, spec: EvaluationSpec) -> dict[str, float]:
+    """At the end: everything, with what val chose."""
+    if data.memory is None:
+        return health(embed(data.unlabelled))
+    features, labels = embed(data.memory.pictures), data.memory.labels
+    choice, values = choose(features, labels, spec)
+    values |= health(features)
+    if data.test is not None:
+        values |= on_test(features, labels, embed(data.test.pictures), data.test.labels, choice, spec)
+    return values
+
+
+def _val_knn(features: Tensor, labels: Tensor, spec: EvaluationSpec) -> dict[int, float]:
+    val = torch.from_numpy(held_out(labels, spec.val_fraction))
+    return knn_accuracies(features[~val], labels[~val], features[val], labels[val], spec.knn.k, spec.knn.temperature)
+
+
+def choose(features: Tensor, labels: Tensor, spec: EvaluationSpec) -> tuple[Choice, dict[str, float]]:
+    """The best k and the best learning rate on val, ties to the smaller; with their accuracies there."""
+    knn = _val_knn(features, labels, spec)
+    k = max(sorted(knn), key=lambda k: knn[k])
+    values = {"val/knn": knn[k], "choice/knn_k": float(k)}
+    if spec.linear is None:
+        return Choice(k, None), values
+    val = torch.from_numpy(held_out(labels, spec.val_fraction))
+    linear = linear_accuracies(features[~val], labels[~val], features[val], labels[val], **spec.linear.model_dump())
+    lr = max(sorted(linear), key=lambda lr: linear[lr])
+    return Choice(k, lr), values | {"val/linear": linear[lr], "choice/linear_lr": lr}
+
+
+def on_test(
+    features: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor, choice: Choice, spec: EvaluationSpec
+) -> dict[str, float]:
+    """Accuracies on test with the whole memory and the given choice."""
+    knn = knn_accuracies(features, labels, test, test_labels, [choice.k], spec.knn.temperature)
+    values = {"test/knn": knn[choice.k]}
+    if spec.linear is not None and choice.lr is not None:
+        options = spec.linear.model_dump() | {"lrs": (choice.lr,)}
+        values["test/linear"] = linear_accuracies(features, labels, test, test_labels, **options)[choice.lr]
+    return values

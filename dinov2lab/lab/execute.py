@@ -1,0 +1,306 @@
+"""One run, from its spec to its result: the only way in which anything is trained or curated."""
+
+import json
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dinov2lab.curation import gallery, pipeline
+from dinov2lab.data.loader import Pictures, evaluation_batches
+from dinov2lab.data.source import Roots, Source, labels_as, open_source
+from dinov2lab.draws import Key
+from dinov2lab.evaluation import protocol
+from dinov2lab.lab import provenance
+from dinov2lab.model.features import features
+from dinov2lab.model.vit import Backbone, Pretrained
+from dinov2lab.spec.cost import flops_of_run, images_of_run
+from dinov2lab.spec.identity import run_id
+from dinov2lab.spec.run import Embedder, Resources, RunEmbedder, RunSpec, TimmEmbedder
+from dinov2lab.store import atomic
+from dinov2lab.store.folders import Workspace
+from dinov2lab.store.manifest import ManifestFolder
+from dinov2lab.store.result import Cost, RunFolder, RunResult
+from dinov2lab.training import checkpoint, loop
+from dinov2lab.training.step import Diverged
+from dinov2lab.training.teacher import build_student
+
+Stop = Callable[[], bool]
+
+
+class Busy(Exception):
+    """Another process computes this run."""
+
+
+class Stopped(Exception):
+    """The run was asked to stop; a checkpoint holds where it was."""
+
+
+def never() -> bool:
+    return False
+
+
+def execute(
+    spec: RunSpec,
+    workspace: Workspace,
+    roots: Roots,
+    resources: Resources,
+    *,
+    stop: Stop = never,
+    begun: Callable[[str], None] | None = None,
+) -> RunResult:
+    """The result of `spec`: read where it is there, else computed from the last checkpoint on.
+
+    A run that another process computes is waited for; with `begun`, which is told the run's id once it is this process's,
+    that raises Busy instead. An error ends the run as a failed one, with the reason in its folder. Raises Stopped where
+    `stop` asked for it.
+    """
+    folder = workspace.run(run_id(spec))
+    if folder.result.exists():
+        return finished(folder)
+    with atomic.locked(folder.lock, wait=begun is None) as mine:
+        if not mine:
+            raise Busy
+        if folder.result.exists():
+            return finished(folder)
+        if begun is not None:
+            begun(folder.path.name)
+        atomic.sweep(folder.path)
+        try:
+            result = _compute(spec, folder, workspace, roots, resources, stop)
+        except (Stopped, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            result = failure(folder, explained(error))
+        folder.write_outcome(result)
+        return result
+
+
+def finished(folder: RunFolder) -> RunResult:
+    return RunResult.model_validate_json(folder.result.read_bytes())
+
+
+def explained(error: Exception) -> str:
+    """The error in its own words and, where it is not one that we raise ourselves, where it came from."""
+    if isinstance(error, (Diverged, ValueError)):
+        return str(error)
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({Path(last.filename).name}:{last.lineno}, in {last.name})"
+
+
+def failure(folder: RunFolder, reason: str) -> RunResult:
+    return RunResult(
+        run=folder.path.name,
+        status="failed",
+        code=provenance.code_id(),
+        commit=provenance.commit(),
+        error=reason,
+        finished_at=time.time(),
+    )
+
+
+def _compute(
+    spec: RunSpec, folder: RunFolder, workspace: Workspace, roots: Roots, resources: Resources, stop: Stop
+) -> RunResult:
+    atomic.write_text(folder.spec, spec.model_dump_json(indent=1) + "\n")
+    resources = settle(resources, spec, folder)
+    device = torch.device(resources.device)
+    manifest_folder = curated(spec, workspace, roots, resources, stop)
+    manifest = manifest_folder.read()
+    assert manifest is not None  # curate() returns whole folders only
+    sources = {uri: open_source(uri, roots) for uri in spec.sources()}
+    fingerprints = {uri: source.fingerprint() for uri, source in sources.items()}
+    train = chosen_pictures(sources[spec.data.train], manifest_folder)
+    if len(train) == 0:
+        raise ValueError(f"{spec.data.train}: curation has left no image to train on")
+    data = evaluation_data(spec, sources, train, workspace, roots, resources)
+    _write_provenance(folder, resources, device, manifest_folder, fingerprints, workspace)
+    embed = embedding(spec.views.global_px)
+    trained = loop.train(
+        spec, train, folder, resources, device, lambda net: protocol.look(embed(net), data, spec.evaluation), stop
+    )
+    if trained is None:
+        raise Stopped
+    metrics = protocol.final(embed(trained.backbone), data, spec.evaluation)
+    metrics |= references(spec, data, device)
+    metrics |= {name: value for name, value in folder.rows()[-1].items() if name.startswith("loss/")}
+    checkpoint.save_backbone(trained.backbone, folder.backbone)
+    _draw_examples(manifest_folder, sources[spec.data.train], roots)
+    return RunResult(
+        run=folder.path.name,
+        status="finished",
+        metrics=metrics,
+        cost=_cost(spec, trained),
+        parameters=sum(p.numel() for p in trained.backbone.parameters()),
+        manifest=manifest.id,
+        sources=fingerprints,
+        code=provenance.code_id(),
+        commit=provenance.commit(),
+        environment=provenance.environment(_device_name(device)),
+        finished_at=time.time(),
+    )
+
+
+def settle(resources: Resources, spec: RunSpec, folder: RunFolder) -> Resources:
+    """What the run is computed with: as it was begun, so that a resume ends with the same numbers. Tells torch so."""
+    if folder.checkpoint.exists() and folder.provenance.exists():
+        begun = Resources.model_validate_json(json.dumps(json.loads(folder.provenance.read_bytes())["resources"]))
+        if begun.device == "cpu" or torch.cuda.is_available():
+            resources = begun
+    device = resources.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_num_threads(resources.threads)
+    torch.use_deterministic_algorithms(spec.optim.deterministic and device == "cuda")
+    return resources.model_copy(update={"device": device})
+
+
+def curated(
+    spec: RunSpec, workspace: Workspace, roots: Roots, resources: Resources, stop: Stop = never
+) -> ManifestFolder:
+    """The images that the run trains on, from the cache where they are there. Training makes one embedder after another."""
+
+    def embed(embedder: Embedder, source: Source, rows: Sequence[int]) -> NDArray[np.float32]:
+        backbone, px = _embedder(embedder, workspace, roots, resources, stop)
+        if resources.device != "cpu" and torch.cuda.is_available():
+            backbone.cuda()
+        found = features(backbone, evaluation_batches(Pictures(source, rows, budget=0), px))
+        unit: NDArray[np.float32] = torch.nn.functional.normalize(found, dim=-1).numpy()
+        return unit
+
+    key = Key(spec.seed, spec.replicate)
+    train = open_source(spec.data.train, roots)
+    cache = workspace.cache / "manifests"
+    return pipeline.curate(
+        train, spec.curation, key, open=lambda uri: open_source(uri, roots), embed=embed, cache=cache
+    )
+
+
+def _embedder(
+    embedder: Embedder, workspace: Workspace, roots: Roots, resources: Resources, stop: Stop
+) -> tuple[Backbone | Pretrained, int]:
+    match embedder:
+        case RunEmbedder():
+            result = execute(embedder.run, workspace, roots, resources, stop=stop)
+            if result.status == "failed":
+                raise ValueError(f"the embedder (run {result.run}) failed: {result.error}")
+            return load_backbone(embedder.run, workspace.run(result.run).backbone), embedder.run.views.global_px
+        case TimmEmbedder():
+            return Pretrained(embedder.name, embedder.px), embedder.px
+        case _:
+            raise ValueError(f"{embedder.kind}: not an embedder with a network")
+
+
+def load_backbone(spec: RunSpec, file: Path) -> Backbone:
+    backbone = Backbone(spec.model, spec.views.global_px)
+    backbone.load_state_dict(checkpoint.load(file))
+    return backbone
+
+
+def embedding(px: int) -> Callable[[Backbone], protocol.Embedding]:
+    """How evaluations see a backbone: as a function from pictures to features."""
+
+    def of(backbone: Backbone) -> protocol.Embedding:
+        def embed(pictures: Pictures) -> Tensor:
+            return features(backbone, evaluation_batches(pictures, px))
+
+        return embed
+
+    return of
+
+
+def chosen_pictures(source: Source, manifest: ManifestFolder) -> Pictures:
+    kept = manifest.table("kept")
+    assert kept is not None  # every folder has it
+    return Pictures(source, kept["row"].to_pylist())
+
+
+def evaluation_data(
+    spec: RunSpec, sources: dict[str, Source], train: Pictures, workspace: Workspace, roots: Roots, resources: Resources
+) -> protocol.EvaluationData:
+    """Memory and test, as far as they are there and labelled; their unreadable images are left out by the same reading."""
+    memory_uri, test_uri = spec.evaluation.memory, spec.evaluation.test
+    unlabelled = Pictures(sources[spec.data.train], train.rows[: protocol.HEALTH_IMAGES])
+    if memory_uri is None or len(sources[memory_uri].classes) < 2:
+        return protocol.EvaluationData(None, None, unlabelled)
+    classes = sources[memory_uri].classes
+
+    def labelled(uri: str) -> protocol.Labelled:
+        source = sources[uri]
+        read = pipeline.curate(
+            source,
+            None,
+            Key(0),
+            open=lambda u: open_source(u, roots),
+            embed=_no_embedder,
+            cache=workspace.cache / "manifests",
+        )
+        pictures = chosen_pictures(source, read)
+        return protocol.Labelled(pictures, torch.from_numpy(labels_as(source, classes)[list(pictures.rows)]))
+
+    test = labelled(test_uri) if test_uri is not None and sources[test_uri].labels is not None else None
+    return protocol.EvaluationData(labelled(memory_uri), test, unlabelled)
+
+
+def _no_embedder(embedder: Embedder, source: Source, rows: Sequence[int]) -> NDArray[np.float32]:
+    raise AssertionError("a source that is only read needs no embedder")
+
+
+def references(spec: RunSpec, data: protocol.EvaluationData, device: torch.device) -> dict[str, float]:
+    """The two reference rows of every report: raw pixels, and this very network before its first step."""
+    if data.memory is None:
+        return {}
+    student = build_student(spec, Key(spec.seed, spec.replicate))
+    untrained = student["backbone"].to(device)
+    assert isinstance(untrained, Backbone)
+    rows = {"pixels": protocol.pixels, "untrained": embedding(spec.views.global_px)(untrained)}
+    return {
+        f"{name}/{metric}": value
+        for name, embed in rows.items()
+        for metric, value in protocol.final(embed, data, spec.evaluation).items()
+        if not metric.startswith("choice/")
+    }
+
+
+def _draw_examples(manifest: ManifestFolder, source: Source, roots: Roots) -> None:
+    gallery.write_examples(manifest, source, open=lambda uri: open_source(uri, roots))
+
+
+def _cost(spec: RunSpec, trained: loop.Trained) -> Cost:
+    return Cost(
+        images=images_of_run(spec),
+        flops=flops_of_run(spec),
+        seconds=trained.seconds,
+        peak_memory_mb=trained.peak_memory_mb,
+    )
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def _write_provenance(
+    folder: RunFolder,
+    resources: Resources,
+    device: torch.device,
+    manifest: ManifestFolder,
+    fingerprints: dict[str, str],
+    workspace: Workspace,
+) -> None:
+    atomic.write_json(
+        folder.provenance,
+        {
+            "started_at": time.time(),
+            "commit": provenance.commit(),
+            "code": provenance.code_id(),
+            "versions": provenance.environment(_device_name(device)),
+            "resources": resources.model_dump(mode="json"),
+            "manifest_folder": str(manifest.path.relative_to(workspace.path)),
+            "sources": fingerprints,
+        },
+    )

@@ -1,0 +1,65 @@
+"""Where a result comes from: the code that makes numbers, the commit, the versions, the resources."""
+
+import ast
+import hashlib
+import platform
+import subprocess
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).parent.parent
+MAKES_NUMBERS = ("draws.py", "collectives.py", "spec", "data", "curation", "model", "training", "evaluation")
+LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "scipy", "xformers", "faiss-cpu", "faiss-gpu")
+
+
+@cache
+def code_id() -> str:
+    """A hash of the source that makes numbers; comments, docstrings and layout do not count."""
+    digest = hashlib.sha256()
+    for name in MAKES_NUMBERS:
+        path = PACKAGE / name
+        for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
+            digest.update(f"{file.relative_to(PACKAGE)}\n{_meaning(file.read_text())}\n".encode())
+    return digest.hexdigest()[:12]
+
+
+def _meaning(source: str) -> str:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+        ):
+            body[0] = ast.Pass()
+    return ast.dump(tree)
+
+
+@cache
+def commit() -> str | None:
+    """The commit of the checkout that this package runs from, with a `+` where it was edited; none outside of one."""
+    try:
+        head = _git("rev-parse", "--short=12", "HEAD")
+        return head + ("+" if _git("status", "--porcelain", "--", str(PACKAGE)) else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(*words: str) -> str:
+    answer = subprocess.run(["git", "-C", str(PACKAGE), *words], capture_output=True, text=True, check=True, timeout=20)
+    return answer.stdout.strip()
+
+
+def environment(device: str) -> dict[str, str]:
+    """Versions, and the kind of device that computed."""
+    found: dict[str, Any] = {"python": platform.python_version(), "device": device}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,55 @@
+"""A process that computes runs one after the other, so that torch is imported once.
+
+It reads one JSON line from its standard input (what to run and where) and goes on until the plan is done. When the standard
+input ends, its parent is gone or wants it to stop: it writes a checkpoint and leaves. `begin RUN` on its standard output says
+what it works on.
+"""
+
+import json
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from dinov2lab.data.source import Roots
+from dinov2lab.lab.execute import Busy, Stopped, execute
+from dinov2lab.spec.identity import run_id
+from dinov2lab.spec.run import Resources, RunSpec
+from dinov2lab.store.folders import Workspace
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C in the terminal reaches all; the parent decides
+    plan = json.loads(sys.stdin.readline())
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
+    roots = Roots(Path(plan["data"]), Path(plan["cache"]))
+    workspace, resources = Workspace(Path(plan["workspace"])), Resources.model_validate(plan["resources"])
+    for text in plan["specs"]:
+        if stop.is_set():
+            return
+        _run(RunSpec.model_validate_json(text), workspace, roots, resources, stop)
+
+
+def _run(spec: RunSpec, workspace: Workspace, roots: Roots, resources: Resources, stop: threading.Event) -> None:
+    """Leave what has an outcome or is being computed by somebody else."""
+    if workspace.run(run_id(spec)).outcome() is not None:
+        return
+    try:
+        execute(spec, workspace, roots, resources, stop=stop.is_set, begun=_say_begun)
+    except (Busy, Stopped):
+        return
+
+
+def _say_begun(run: str) -> None:
+    print(f"begin {run}", flush=True)
+
+
+def _watch_parent(stop: threading.Event) -> None:
+    sys.stdin.read()
+    stop.set()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""All that a run carries from step to step, written atomically; loading never runs code from the file (weights_only)."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dinov2lab.store import atomic
+from dinov2lab.training.step import Centres, State
+
+
+def save(state: State, path: Path, seconds: float) -> None:
+    """`seconds`: spent in training up to this step, over all resumes."""
+    content = {
+        "step": state.step,
+        "seconds": seconds,
+        "student": state.student.state_dict(),
+        "teacher": state.teacher.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "centres": tuple(state.centres),
+    }
+    atomic.write(path, lambda temporary: torch.save(content, temporary))
+
+
+def restore(state: State, path: Path) -> float:
+    """Put `state` where the checkpoint left it and return the seconds spent; where there is none, leave it at step 0.
+
+    Raises ValueError, naming the file, where it cannot be read or belongs to another network.
+    """
+    if not path.exists():
+        return 0.0
+    content = load(path)
+    try:
+        state.student.load_state_dict(content["student"])
+        state.teacher.load_state_dict(content["teacher"])
+        state.optimizer.load_state_dict(content["optimizer"])
+        state.centres = Centres(*(centre.to(state.centres.cls.device) for centre in content["centres"]))
+        state.step = content["step"]
+        return float(content["seconds"])
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise ValueError(f"{path}: not a checkpoint of this run ({error}); delete it to start the run anew") from error
+
+
+def save_backbone(backbone: nn.Module, path: Path) -> None:
+    atomic.write(path, lambda temporary: torch.save(backbone.state_dict(), temporary))
+
+
+def load(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return content
+    except Exception as error:  # torch raises many kinds for a damaged file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path}: damaged ({reason}); delete it to start again from nothing") from error

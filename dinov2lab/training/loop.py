@@ -1,0 +1,148 @@
+"""The training loop: batch, views, losses, step, teacher, and a line of metrics."""
+
+import json
+import resource
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from dinov2lab.data.loader import Order, Pictures
+from dinov2lab.data.views import block_masks, views
+from dinov2lab.draws import Key
+from dinov2lab.model.vit import Backbone
+from dinov2lab.spec.run import Resources, RunSpec
+from dinov2lab.store.result import RunFolder
+from dinov2lab.training import checkpoint
+from dinov2lab.training.schedules import values_at
+from dinov2lab.training.step import Batch, State, train_step
+
+Probe = Callable[[Backbone], dict[str, float]]
+
+ROWS = 250  # of metrics.jsonl that a run writes, about
+
+
+class Trained(NamedTuple):
+    backbone: Backbone  # the teacher's
+    seconds: float
+    peak_memory_mb: float
+
+
+class MetricsLog:
+    """metrics.jsonl: a row that is there already is never written again, a line that a kill cut short is dropped."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._path = folder.metrics
+        rows, whole = folder.rows_after(0)
+        self.last_step = rows[-1]["step"] if rows else -1
+        if self._path.exists():
+            with self._path.open("r+b") as file:
+                file.truncate(whole)
+
+    def write(self, step: int, images: int, values: dict[str, float]) -> None:
+        row = {"step": step, "images": images, "time": int(time.time() * 1000), **values}
+        with self._path.open("ab") as file:
+            file.write(json.dumps(row).encode() + b"\n")
+        self.last_step = step
+
+
+def train(
+    spec: RunSpec,
+    pictures: Pictures,
+    folder: RunFolder,
+    resources: Resources,
+    device: torch.device,
+    probe: Probe,
+    stop: Callable[[], bool] = lambda: False,
+) -> Trained | None:
+    """Train from the last checkpoint to the end; None where `stop` asked for an end, with a checkpoint of where it was.
+
+    Raises Diverged, after which the last checkpoint still stands.
+    """
+    key = Key(spec.seed, spec.replicate)
+    batch, steps = spec.optim.batch, spec.optim.steps
+    log_every = max(1, steps // ROWS)
+    state = State(spec, key, device)
+    spent = checkpoint.restore(state, folder.checkpoint)
+    log = MetricsLog(folder)
+    order = Order(len(pictures), key)
+    started = saved = time.monotonic()
+    pace = Pace(batch)
+    while state.step < steps:
+        step = state.step
+        logged = train_step(state, make_batch(step, pictures, order, spec, key, device), spec, key)
+        pace.tick()
+        seen = (step + 1) * batch
+        last = state.step == steps
+        row: dict[str, float] = {}
+        if state.step > log.last_step and (last or state.step % log_every == 0):
+            row |= described(logged, step, spec) | {"speed/images_per_second": pace.images_per_second()}
+        if state.step > log.last_step and (
+            last or seen // spec.evaluation.every > step * batch // spec.evaluation.every
+        ):
+            row |= probe(teacher_backbone(state))
+            pace.restart()
+        if row:
+            log.write(state.step, seen, row)
+        now = time.monotonic()
+        stopping = stop() and not last
+        if last or stopping or now - saved >= resources.checkpoint_seconds:
+            checkpoint.save(state, folder.checkpoint, spent + now - started)
+            saved = now
+        if stopping:
+            return None
+    return Trained(teacher_backbone(state), spent + time.monotonic() - started, peak_memory_mb(device))
+
+
+def make_batch(step: int, pictures: Pictures, order: Order, spec: RunSpec, key: Key, device: torch.device) -> Batch:
+    """The views and masks of one step; a function of the step alone."""
+    positions = np.arange(step * spec.optim.batch, (step + 1) * spec.optim.batch)
+    crops = views([pictures[index] for index in order(positions).tolist()], positions, key, spec.views)
+    grid = spec.views.global_px // spec.model.patch
+    masks = block_masks(step, 2 * spec.optim.batch, grid, key, spec.objective.ibot.masks)
+    return Batch(tuple(crop.to(device, non_blocking=True) for crop in crops), masks.to(device))
+
+
+def teacher_backbone(state: State) -> Backbone:
+    backbone = state.teacher["backbone"]
+    assert isinstance(backbone, Backbone)
+    return backbone
+
+
+def described(logged: dict[str, torch.Tensor], step: int, spec: RunSpec) -> dict[str, Any]:
+    """A row of metrics: what the step returned and the values that it used."""
+    values = values_at(step, spec.optim, spec.objective)
+    return {name: float(value) for name, value in logged.items()} | {
+        "optim/lr": values.lr,
+        "optim/weight_decay": values.weight_decay,
+        "teacher/temperature": values.teacher_temperature,
+        "teacher/momentum": values.momentum,
+    }
+
+
+class Pace:
+    """Images per second since the last look, evaluations not counted."""
+
+    def __init__(self, batch: int) -> None:
+        self._batch = batch
+        self.restart()
+
+    def restart(self) -> None:
+        self._since, self._steps = time.monotonic(), 0
+
+    def tick(self) -> None:
+        self._steps += 1
+
+    def images_per_second(self) -> float:
+        speed = self._steps * self._batch / max(time.monotonic() - self._since, 1e-9)
+        self.restart()
+        return speed
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Of the device's memory on CUDA, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
