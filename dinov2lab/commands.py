@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,12 +15,14 @@ from dinov2lab.spec.run import Resources, RunSpec
 from dinov2lab.spec.study import Cell, Study, expand
 from dinov2lab.store import atomic
 from dinov2lab.store.folders import Workspace
-from dinov2lab.store.result import RunResult
+from dinov2lab.store.result import RunFolder, RunResult
 from dinov2lab.store.state import Standing, standing
 from dinov2lab.terminal import note, watching
 
 if TYPE_CHECKING:
     from dinov2lab.data.source import Roots
+
+MIRROR_SECONDS = 60.0  # between two looks of MLflow at runs that go on
 
 
 def find_study(name: str, workspace: Workspace) -> Study:
@@ -126,34 +129,42 @@ def run_study(
 
     def publish() -> str | None:
         write_report(study, workspace, report)
+        return mirror()
+
+    def mirror() -> str | None:
         return tracking.try_sync(study, workspace, report.parent)
 
-    changed = _when_runs_end(cells, workspace, publish)
+    follow = _following([workspace.run(cell.run) for cell in cells], ended=publish, now_and_then=mirror)
     with watching(cells, workspace, study.metrics):
-        failed: int = launch.run_study(
-            study, workspace, roots, jobs=jobs, resources=resources, rerun=rerun, on_change=changed
+        failed = launch.run_study(
+            study, workspace, roots, jobs=jobs, resources=resources, rerun=rerun, on_change=follow
         )
     if late := publish():
         note(f"MLflow is behind, `dinov2lab sync` completes it: {late}")
     return failed
 
 
-def _when_runs_end(cells: Sequence[Cell], workspace: Workspace, act: Callable[[], object]) -> Callable[[], None]:
-    """`act`, but only where a run has ended since it was last called."""
+def _following(
+    folders: Sequence[RunFolder], *, ended: Callable[[], object], now_and_then: Callable[[], object]
+) -> Callable[[], None]:
+    """What to call often: it calls `ended` when a run has ended, and `now_and_then` while none does."""
 
-    def ended() -> set[Path]:
-        folders = [workspace.run(cell.run) for cell in cells]
+    def outcomes() -> set[Path]:
         return {file for folder in folders for file in (folder.result, folder.failure) if file.exists()}
 
-    known = ended()
+    known, last = outcomes(), -MIRROR_SECONDS
 
-    def changed() -> None:
-        nonlocal known
-        if (now := ended()) != known:
-            known = now
-            act()
+    def follow() -> None:
+        nonlocal known, last
+        if (now := outcomes()) - known:
+            ended()
+        elif time.monotonic() - last > MIRROR_SECONDS:
+            now_and_then()
+        else:
+            return
+        known, last = now, time.monotonic()
 
-    return changed
+    return follow
 
 
 def run_recipe(cell: Cell, workspace: Workspace, roots: "Roots", resources: Resources, *, rerun: bool) -> RunResult:
