@@ -1,6 +1,7 @@
 """What the commands do. Imported by the command that is called; torch and its like only where they are needed."""
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -152,17 +153,18 @@ def _following(
     def outcomes() -> set[Path]:
         return {file for folder in folders for file in (folder.result, folder.failure) if file.exists()}
 
-    known, last = outcomes(), -MIRROR_SECONDS
+    known, last = outcomes(), -math.inf
 
     def follow() -> None:
         nonlocal known, last
-        if (now := outcomes()) - known:
+        fresh, known = outcomes() - known, outcomes()
+        if fresh:
             ended()
         elif time.monotonic() - last > MIRROR_SECONDS:
             now_and_then()
         else:
             return
-        known, last = now, time.monotonic()
+        last = time.monotonic()
 
     return follow
 

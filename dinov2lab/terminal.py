@@ -144,8 +144,7 @@ class _Watched(NamedTuple):
 @contextmanager
 def watching(cells: Sequence[Cell], workspace: Workspace, finals: Sequence[str]) -> Iterator[None]:
     """While inside, show how the runs of `cells` get on; of one that ends, its `finals`. Only files are read."""
-    waiting = [cell for cell in cells if not workspace.run(cell.run).result.exists()]
-    runs = [_Watched(cell, Follower(workspace.run(cell.run))) for cell in waiting]
+    runs = [_Watched(cell, Follower(workspace.run(cell.run))) for cell in cells]
     stop, view = threading.Event(), _Bars() if sys.stderr.isatty() else _Lines()
     thread = threading.Thread(target=_watch, args=(runs, workspace, finals, view, stop), daemon=True)
     thread.start()
