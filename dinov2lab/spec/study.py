@@ -123,5 +123,3 @@ def expand(study: Study) -> tuple[Cell, ...]:
             seen[run] = arm.name
             cells.append(Cell(arm.name, seed, run, spec))
     return tuple(cells)
-
-
