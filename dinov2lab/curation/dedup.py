@@ -81,7 +81,10 @@ def representatives(rows: Rows, pairs: Pairs) -> tuple[Ints, Scores]:
     order = np.lexsort((np.arange(count), -degree, component))
     _, start = np.unique(component[order], return_index=True)
     kept = order[start][component]
-    return kept, _scores(rows, np.arange(count), kept)
+    score = np.ones(count)
+    others = np.flatnonzero(kept != np.arange(count))
+    score[others] = _scores(rows, others, kept[others])
+    return kept, score
 
 
 def _search(

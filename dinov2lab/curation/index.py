@@ -21,7 +21,7 @@ Scores = NDArray[np.float64]
 DIGITS = 6
 MARGIN = 1e-3  # more than float32 (and TF32, on CUDA) can be wrong about a cosine
 QUERY_BLOCK = 512
-PAIR_BLOCK = 4096
+PAIR_BLOCK = 1024
 BOUND_DIMENSIONS = 64
 WORTHWHILE = 2048  # vectors: with fewer, finding the directions takes longer than the search
 BASIS_ROWS = 8192  # vectors that the principal directions are taken from
@@ -91,6 +91,15 @@ def cosine(left: Floats, left_ids: Ints, right: Floats, right_ids: Ints) -> Scor
     return rounded
 
 
+def _rough(left: Floats, left_ids: Ints, right: Floats, right_ids: Ints) -> Floats:
+    """(P,) cosines in float32, of vectors of unit length."""
+    scores = np.empty(len(left_ids), np.float32)
+    for start in range(0, len(left_ids), PAIR_BLOCK):
+        part = slice(start, start + PAIR_BLOCK)
+        scores[part] = np.einsum("pd,pd->p", left[left_ids[part]], right[right_ids[part]])
+    return scores
+
+
 class Hits(NamedTuple):
     query: Ints  # (P,)
     id: Ints  # (P,)
@@ -116,6 +125,8 @@ def above(vectors: Floats, queries: Floats, threshold: float, k: int, device: st
         found.append(np.stack([pending[rows], ids[rows, columns]]))
         pending, length = pending[full], min(2 * length, size)
     query, id_ = np.concatenate(found, axis=1)
+    near = _rough(queries, query, vectors, id_) >= threshold - MARGIN  # spares most of the float64
+    query, id_ = query[near], id_[near]
     score = cosine(queries, query, vectors, id_)
     passed = score >= threshold
     saturated = int((np.bincount(query[passed]) >= k).sum())
