@@ -76,9 +76,13 @@ def metric(name: str, value: float) -> str:
 
 def progress_text(cell: Cell, values: dict[str, Any]) -> str:
     """Images seen, speed, time left and the latest look at val."""
+    seen, total = values.get("images", 0), images_of_run(cell.spec)
     speed, left = values.get("speed/images_per_second"), seconds_left(cell.spec, values)
-    parts = [f"{values.get('images', 0):,} of {images_of_run(cell.spec):,} images"]
-    parts += [f"{speed:.0f}/s", f"{duration(left)} left"] if speed else []
+    parts = [f"{seen:,} of {total:,} images"]
+    if seen >= total:
+        parts += ["evaluating"]
+    elif speed:
+        parts += [f"{speed:.0f}/s", f"{duration(left)} left"]
     parts += [metric("val/knn", values["val/knn"])] if "val/knn" in values else []
     return "   ".join(parts)
 
