@@ -7,7 +7,7 @@ from dinov2lab.report import words
 from dinov2lab.report.figures import Line, Panel
 from dinov2lab.report.references import references
 from dinov2lab.report.tables import Run
-from dinov2lab.spec.run import ObjectiveSpec
+from dinov2lab.spec.run import RunSpec
 from dinov2lab.spec.study import Study
 
 LEARNING = ("loss/total", "loss/dino_global", "loss/dino_local", "loss/ibot", "loss/koleo")
@@ -53,11 +53,26 @@ def _marks(study: Study, runs: Sequence[Run], metric: str) -> tuple[tuple[float,
         )
     if metric not in UNIFORM:
         return ()
-    counts = sorted({prototypes(run.spec.objective, metric) for run in runs})
-    return tuple((math.log(count), f"ln {words.count(count)}: uniform output") for count in counts)
+    levels = sorted({signature(run.spec, metric) for run in runs})
+    return tuple((share * math.log(count), _mark(share, count)) for share, count in levels)
 
 
-def prototypes(objective: ObjectiveSpec, metric: str) -> int:
-    """K of the head whose output a metric is measured on."""
-    own = objective.ibot.head if metric == "loss/ibot" else None
-    return (own or objective.dino.head).prototypes
+def signature(spec: RunSpec, metric: str) -> tuple[float, int]:
+    """(share, K): a uniform output over K prototypes puts the metric at share x ln K.
+
+    DINO's two terms share the mean over all pairs of crops; iBOT's counts unmasked crops as 0.
+    """
+    head, share, pairs = spec.objective.dino.head, 1.0, 2 + 2 * spec.views.local_crops
+    match metric:
+        case "loss/dino_global":
+            share = 2 / pairs
+        case "loss/dino_local":
+            share = 2 * spec.views.local_crops / pairs
+        case "loss/ibot":
+            head, share = spec.objective.ibot.head or head, spec.objective.ibot.masks.probability
+    return share, head.prototypes
+
+
+def _mark(share: float, prototypes: int) -> str:
+    factor = "" if share == 1 else f"{share:.2g} × "
+    return f"{factor}ln {words.count(prototypes)}: uniform output"
