@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -201,6 +201,7 @@ def fitted(tree: dict[str, Any]) -> dict[str, Any]:
     return tree
 
 
+@settings(deadline=None)  # a loaded machine is no error
 @given(sections(RunSpec).map(fitted))
 def test_a_spec_survives_being_written_as_yaml(tmp_path_factory: pytest.TempPathFactory, tree: dict[str, Any]) -> None:
     spec = spec_of(tree)
