@@ -14,17 +14,20 @@ from dinov2lab import collectives
 def sinkhorn(scores: Tensor, temperature: float, iterations: int = 3) -> Tensor:
     """(rows, K) teacher scores to targets whose prototypes are used equally often over all rows of all processes.
 
-    Each row of the result sums to 1. Computed in float32 whatever the scores are.
+    Each row of the result sums to 1. Computed in float32 whatever the scores are, and in logarithms: at low temperatures
+    the exponentials of a prototype that lies far from every row would all be 0, and its share of them not a number.
     """
-    scores = scores.float() / temperature
-    largest = collectives.max_over_ranks(scores.max()) if len(scores) else scores.new_zeros(())
-    assigned = torch.exp(scores - largest)  # the shift cancels in the first division
-    rows = collectives.count_over_ranks(len(scores), scores.device)
-    assigned /= collectives.sum_over_ranks(assigned.sum())
+    targets = scores.float() / temperature
     for _ in range(iterations):
-        assigned /= collectives.sum_over_ranks(assigned.sum(0, keepdim=True)) * assigned.shape[1]
-        assigned /= assigned.sum(1, keepdim=True) * rows
-    return assigned * rows
+        targets -= _log_sum_over_ranks(targets.logsumexp(0, keepdim=True))
+        targets -= targets.logsumexp(1, keepdim=True)
+    return targets.exp_()
+
+
+def _log_sum_over_ranks(logarithms: Tensor) -> Tensor:
+    """The logarithm of the sum, over all processes, of what `logarithms` are those of."""
+    largest = collectives.max_over_ranks(logarithms.clone())
+    return largest + collectives.sum_over_ranks((logarithms - largest).exp_()).log_()
 
 
 @torch.no_grad()
@@ -83,7 +86,7 @@ def koleo_loss(cls_tokens: Tensor, group: int) -> Tensor:
         unit = F.normalize(cls_tokens.float(), dim=-1, eps=1e-8).view(-1, group, cls_tokens.shape[-1])
         with torch.no_grad():
             similarity = unit @ unit.transpose(1, 2)  # (groups, group, group)
-            similarity.diagonal(dim1=1, dim2=2).fill_(-1)
+            similarity.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
             nearest = similarity.argmax(-1, keepdim=True).expand_as(unit)
         distance = F.pairwise_distance(unit, unit.gather(1, nearest), p=2, eps=1e-8)
         return -torch.log(distance + 1e-8).mean()
