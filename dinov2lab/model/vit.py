@@ -34,7 +34,7 @@ class Kept(NamedTuple):
     """The crops that one residual branch computes; the others keep their tokens as they are."""
 
     crops: tuple[Tensor, ...]  # G tensors (kept,) of crop indices within their size
-    total: int  # crops in all sizes, kept or not
+    scales: tuple[float, ...]  # G factors of the branch: crops of the size by kept ones
 
 
 class Backbone(nn.Module):
@@ -55,16 +55,18 @@ class Backbone(nn.Module):
             weight_init="skip",
         )
         self.mask_token = nn.Parameter(torch.zeros(1, dim))
-        self.dim, self.depth, self.heads = dim, depth, heads
+        self.dim, self.depth, self.heads, self.layer_scale = dim, depth, heads, model.layer_scale
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
         """Weights as in the reference: truncated normal 0.02 for linear layers and positions, 1e-6 for the class token."""
         for name, parameter in self.named_parameters():
-            if name.endswith("gamma") or "norm" in name:
-                continue  # LayerScale and norms start at their stated constants
             if name.endswith("bias") or name == "mask_token":
                 parameter.zero_()
+            elif name.endswith("gamma"):
+                parameter.fill_(self.layer_scale)
+            elif "norm" in name:
+                parameter.fill_(1.0)
             elif name.endswith("cls_token"):
                 parameter.normal_(std=1e-6, generator=generator)
             else:
@@ -124,17 +126,17 @@ def _split(x: Tensor, shapes: Shapes) -> tuple[Tensor, ...]:
 
 
 def _residual(x: Tensor, shapes: Shapes, kept: Kept | None, branch: Callable[[Tensor, Shapes], Tensor]) -> Tensor:
-    """x + branch(x); with `kept`, of those crops alone and scaled so that its expectation stays."""
+    """x + branch(x); with `kept`, of those crops alone and scaled so that its expectation stays, for crops of each size."""
     if kept is None:
         return x + branch(x, shapes)
-    rows, start = [], 0
-    for crops, (b, t) in zip(kept.crops, shapes, strict=True):
+    rows, scales, start = [], [], 0
+    for crops, scale, (b, t) in zip(kept.crops, kept.scales, shapes, strict=True):
         rows.append((start + crops.to(x.device)[:, None] * t + torch.arange(t, device=x.device)).flatten())
+        scales.append(x.new_full((len(crops) * t, 1), scale))
         start += b * t
     index = torch.cat(rows)
     kept_shapes = [(len(crops), t) for crops, (_, t) in zip(kept.crops, shapes, strict=True)]
-    scale = kept.total / sum(b for b, _ in kept_shapes)
-    return x.index_add(0, index, (branch(x[index], kept_shapes) * scale).to(x.dtype))
+    return x.index_add(0, index, (branch(x[index], kept_shapes) * torch.cat(scales)).to(x.dtype))
 
 
 class Pretrained(nn.Module):

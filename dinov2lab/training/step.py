@@ -157,6 +157,6 @@ def kept_crops(
             words = bits(key, f"{purpose}/{group}", [step], size)[0]
             count = max(int(size * (1 - drop_path)), 1)
             crops.append(torch.from_numpy(np.sort(np.argsort(words, kind="stable")[:count])))
-        return Kept(tuple(crops), sum(sizes))
+        return Kept(tuple(crops), tuple(size / len(kept) for size, kept in zip(sizes, crops, strict=True)))
 
     return [(draw(f"drop/{block}/attention"), draw(f"drop/{block}/mlp")) for block in range(depth)]

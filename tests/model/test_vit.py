@@ -1,0 +1,185 @@
+"""The packed backbone against crop by crop, and against timm's own forward."""
+
+import math
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from dinov2lab.model.features import features
+from dinov2lab.model.vit import Backbone, Kept, Tokens
+from dinov2lab.spec.run import ModelSpec
+
+MODEL = ModelSpec(size="pico", patch=8, layer_scale=0.5)
+
+
+def backbone(seed: int = 0, model: ModelSpec = MODEL) -> Backbone:
+    net = Backbone(model, 32)
+    net.initialise(torch.Generator().manual_seed(seed))
+    return net
+
+
+def lively(seed: int = 0) -> Backbone:
+    """Every parameter random, those too that start at a constant."""
+    net, generator = backbone(seed), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return net
+
+
+def images(count: int, px: int = 32, seed: int = 0) -> Tensor:
+    return torch.randn(count, 3, px, px, generator=torch.Generator().manual_seed(seed + px))
+
+
+def close(ours: Tokens, theirs: Tokens) -> None:
+    torch.testing.assert_close(ours.cls, theirs.cls, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours.patches, theirs.patches, rtol=1e-4, atol=1e-5)
+
+
+def test_the_packed_pass_equals_crop_by_crop():
+    net, crops = lively(), [images(4), images(6, 16), images(2, 48)]
+    together = net(crops)
+    assert [tuple(tokens.patches.shape) for tokens in together] == [(4, 16, 64), (6, 4, 64), (2, 36, 64)]
+    for tokens, group in zip(together, crops, strict=True):
+        each = [net([group[row : row + 1]])[0] for row in range(len(group))]
+        close(tokens, Tokens(*(torch.cat(parts) for parts in zip(*each, strict=True))))
+
+
+def test_the_packed_pass_has_the_gradients_of_crop_by_crop():
+    net, crops = lively(), [images(2), images(3, 16)]
+    wanted = [parameter for name, parameter in net.named_parameters() if name != "mask_token"]
+    together = torch.autograd.grad(
+        sum(tokens.cls.square().sum() + tokens.patches.sin().sum() for tokens in net(crops)), wanted
+    )
+    alone = [net([row[None]])[0] for group in crops for row in group]
+    one_by_one = torch.autograd.grad(
+        sum(tokens.cls.square().sum() + tokens.patches.sin().sum() for tokens in alone), wanted
+    )
+    for a, b in zip(together, one_by_one, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max()))
+
+
+@pytest.mark.parametrize("px", [32, 16, 48])
+def test_weights_load_into_timm_and_give_the_same_features(px):
+    net = lively()
+    theirs = timm.models.VisionTransformer(
+        img_size=32,
+        patch_size=8,
+        embed_dim=64,
+        depth=4,
+        num_heads=2,
+        num_classes=0,
+        init_values=1.0,
+        dynamic_img_size=True,
+    ).eval()
+    theirs.load_state_dict(net.vit.state_dict())
+    crops = images(3, px)
+    tokens = theirs.forward_features(crops)
+    close(net([crops])[0], Tokens(tokens[:, 0], tokens[:, 1:]))
+    torch.testing.assert_close(features(net, crops.split(2)), theirs(crops), rtol=1e-4, atol=1e-5)
+
+
+def test_the_mask_token_replaces_patches_before_positions_are_added():
+    net, crops = lively(), images(2)
+    masks = torch.zeros(2, 16, dtype=torch.bool)
+    masks[0, [3, 7]] = True
+    embedded, plain = net._embed(crops, masks), net._embed(crops, None)
+    positions = net.vit.pos_embed[0, 1:]
+    torch.testing.assert_close(embedded[0, 1:][masks[0]], net.mask_token + positions[masks[0]])
+    torch.testing.assert_close(embedded[0, 1:][~masks[0]], plain[0, 1:][~masks[0]])
+    torch.testing.assert_close(embedded[:, 0], plain[:, 0])
+    torch.testing.assert_close(embedded[1], plain[1])
+
+
+def test_masked_pixels_do_not_matter_and_the_masks_are_those_of_the_first_size_alone():
+    net, local = lively(), images(2, 16)
+    masks = torch.zeros(2, 16, dtype=torch.bool)
+    masks[:, 5] = True  # the second row of patches, the second column
+    other = images(2)
+    other[:, :, 8:16, 8:16] = 100.0
+    a, b = net([images(2), local], masks), net([other, local], masks)
+    close(a[0], b[0])
+    close(a[1], net([local])[0])
+    assert not torch.allclose(net([other])[0].cls, a[0].cls, atol=1e-3)
+
+
+def every_crop(sizes: list[int]) -> Kept:
+    return Kept(tuple(torch.arange(size) for size in sizes), tuple(1.0 for _ in sizes))
+
+
+def test_keeping_every_crop_is_no_drop_at_all():
+    net, crops = lively(), [images(3), images(5, 16)]
+    whole = [(every_crop([3, 5]), every_crop([3, 5]))] * net.depth
+    for ours, theirs in zip(net(crops, None, whole), net(crops), strict=True):
+        close(ours, theirs)
+
+
+def test_a_dropped_branch_leaves_a_crop_as_it_is_and_a_kept_one_is_scaled():
+    net, crops = lively(), [images(4), images(3, 16)]
+    kept = Kept((torch.tensor([1, 2]), torch.tensor([0, 2])), (2.0, 1.5))
+    none = [(every_crop([4, 3]), every_crop([4, 3]))] * (net.depth - 1)
+    dropped = net(crops, None, [(kept, every_crop([4, 3])), *none])
+
+    class Scaled(nn.Module):
+        def __init__(self, layer: nn.Module, factor: float) -> None:
+            super().__init__()
+            self.layer, self.factor = layer, factor
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x) * self.factor
+
+    for size, (indices, scale) in enumerate(zip(kept.crops, kept.scales, strict=True)):
+        for crop in range(len(crops[size])):
+            single = lively()
+            single.vit.blocks[0].ls1 = Scaled(single.vit.blocks[0].ls1, scale if crop in indices else 0.0)
+            expected = single([crops[size][crop : crop + 1]])[0]
+            close(Tokens(dropped[size].cls[crop : crop + 1], dropped[size].patches[crop : crop + 1]), expected)
+
+
+def test_initialise_sets_every_parameter_to_what_the_reference_says():
+    net = Backbone(MODEL, 32)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.fill_(math.nan)
+    net.initialise(torch.Generator().manual_seed(0))
+    for name, parameter in net.named_parameters():
+        assert torch.isfinite(parameter).all(), name
+        if name.endswith("bias") or name == "mask_token":
+            assert (parameter == 0).all(), name
+        elif name.endswith("gamma"):
+            assert (parameter == 0.5).all(), name
+        elif "norm" in name:
+            assert (parameter == 1).all(), name
+        else:
+            scale = 1e-6 if name.endswith("cls_token") else 0.02
+            assert float(parameter.std()) == pytest.approx(scale, rel=0.5 if parameter.numel() < 100 else 0.1), name
+            assert abs(float(parameter.mean())) < 4 * scale / math.sqrt(parameter.numel()), name
+
+
+def test_initial_weights_are_those_of_the_generator_alone():
+    torch.manual_seed(1)
+    first = backbone(3).state_dict()
+    torch.manual_seed(2)
+    second, other = backbone(3).state_dict(), backbone(4).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["vit.pos_embed"], other["vit.pos_embed"])
+
+
+def test_gradients_reach_every_parameter():
+    net = lively()
+    masks = torch.zeros(2, 16, dtype=torch.bool)
+    masks[0, 0] = True
+    tokens = net([images(2), images(2, 16)], masks)
+    sum((part.cls.sin().sum() + part.patches.sin().sum()) for part in tokens).backward()
+    assert [
+        name for name, parameter in net.named_parameters() if parameter.grad is None or not parameter.grad.any()
+    ] == []
+
+
+def test_features_are_class_tokens_without_gradient_whatever_the_batches():
+    net, crops = lively(), images(5)
+    found = features(net, [crops[:2], crops[2:]])
+    torch.testing.assert_close(found, net([crops])[0].cls.detach(), rtol=1e-4, atol=1e-5)
+    assert not found.requires_grad
