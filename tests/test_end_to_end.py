@@ -1,0 +1,163 @@
+"""The one path, as its user walks it: a study file, one command, a report; then the same command again."""
+
+import csv
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RECIPE = """
+description: As small as it gets; it learns nothing.
+data: {train: "toyweb:pool?images=400"}
+curation: {leaks: {against: ["toyweb:test?images=96"]}}
+views: {global_px: 32, local_px: 16, local_crops: 2, blur: "off"}
+model: {size: pico, patch: 8, layer_scale: 1.0, drop_path: 0.1}
+objective:
+  dino: {head: {prototypes: 32, hidden: 64, bottleneck: 16}}
+  ibot: {head: {prototypes: 32, hidden: 64, bottleneck: 16}}
+  koleo: {group: 16}
+  teacher: {temperature_start: 0.03, temperature: 0.03, temperature_warmup_steps: 0, momentum: 0.99, centering: sinkhorn}
+optim: {batch: 32, steps: 12, lr: 1.0e-3, warmup_steps: 2, layer_decay: 1.0, patch_embed_lr: 1.0, freeze_last_layer_steps: 1,
+        weight_decay_end: 0.04}
+evaluation:
+  memory: "toyweb:queries?images=96"
+  test: "toyweb:test?images=96"
+  every: 128
+  knn: {k: [5, 10]}
+  linear: {epochs: 5}
+"""
+EMBEDDER = """
+base: tiny.yaml
+data: {train: "toyweb:queries?images=96"}
+curation: null
+"""
+STUDY = """
+question: Does the path hold?
+base: ../experiments/tiny.yaml
+factor: curation.stages
+equal: steps
+baseline: uncurated
+seeds: [0, 1]
+metrics: [test/knn, test/linear]
+decide: {metric: test/knn}
+arms:
+  uncurated:
+    curation.stages: [{stage: sample, images: 96}]
+  retrieved:
+    curation.stages:
+      - {stage: duplicates}
+      - stage: retrieve
+        queries: toyweb:queries?images=96
+        embedder: {kind: run, run: ../experiments/embedder.yaml}
+        images: 96
+"""
+
+
+def dinov2lab(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """The command in `folder`, as in a terminal of its own."""
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    command = [sys.executable, "-m", "dinov2lab.cli", *words]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the study has run once."""
+    folder = tmp_path_factory.mktemp("lab")
+    for name, text in (
+        ("experiments/tiny.yaml", RECIPE),
+        ("experiments/embedder.yaml", EMBEDDER),
+        ("ablations/path.yaml", STUDY),
+    ):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    answer = dinov2lab(folder, "run", "ablations/path.yaml")
+    assert answer.returncode == 0, answer.stderr
+    assert "reports/path/index.html" in answer.stdout
+    return folder
+
+
+def test_every_run_leaves_a_result_with_both_references(lab: Path) -> None:
+    results = [json.loads(file.read_text()) for file in sorted(lab.glob("lab/runs/*/result.json"))]
+    assert len(results) == 2 * 2 + 1  # arms x seeds, and the embedder
+    for result in results:
+        assert result["status"] == "finished"
+        assert result["cost"]["images"] == 12 * 32
+        for row in ("", "untrained/", "pixels/"):
+            for metric in ("val/knn", "test/knn", "val/linear", "test/linear"):
+                assert 0 <= result["metrics"][row + metric] <= 1
+
+
+def test_the_arms_train_on_what_curation_left_them(lab: Path) -> None:
+    manifests = [json.loads(file.read_text()) for file in lab.glob("lab/cache/manifests/*/manifest.json")]
+    stages = [manifest["stage"] for manifest in manifests]
+    # One reading of each of three sources; leaks, duplicates and retrieval are shared by the seeds; a sample is a seed's own.
+    assert sorted(stages) == sorted(["read"] * 3 + ["leaks", "duplicates", "retrieve"] + ["sample"] * 2)
+    by_stage = {manifest["stage"]: manifest for manifest in manifests}
+    assert by_stage["sample"]["rows"] == by_stage["retrieve"]["rows"] == 96
+    pool = next(
+        each for each in manifests if each["stage"] == "read" and each["parameters"]["uri"] == "toyweb:pool?images=400"
+    )
+    assert pool["rows"] + sum(pool["dropped"].values()) == 400
+    assert set(pool["dropped"]) <= {"empty", "truncated", "not_an_image"}
+
+
+def test_the_report_holds_every_run(lab: Path) -> None:
+    report = lab / "reports" / "path"
+    page = (report / "index.html").read_text()
+    assert "Does the path hold?" in page
+    with (report / "results.csv").open() as file:
+        final = {(row["arm"], row["seed"]) for row in csv.DictReader(file) if row["metric"] == "test/knn"}
+    assert final == {(arm, seed) for arm in ("uncurated", "retrieved") for seed in ("0", "1")}
+    verdict = json.loads((report / "verdict.json").read_text())
+    assert {row["arm"] for row in verdict if row["metric"] == "test/knn"} == {"retrieved"}
+
+
+def test_mlflow_has_a_parent_and_a_child_for_every_run(lab: Path) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{lab}/lab/mlflow.db")
+    (experiment,) = [each for each in client.search_experiments() if each.name == "path"]
+    runs = client.search_runs([experiment.experiment_id])
+    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    assert len(runs) == len(children) + 1 == 5
+    assert {(run.data.tags["arm"], run.data.tags["seed"]) for run in children} == {
+        (arm, seed) for arm in ("uncurated", "retrieved") for seed in ("0", "1")
+    }
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_the_same_command_again_trains_nothing_and_is_quick(lab: Path) -> None:
+    before = {file: file.stat().st_mtime_ns for file in lab.rglob("*") if file.is_file()}
+    started = resource.getrusage(resource.RUSAGE_CHILDREN)
+    answer = dinov2lab(lab, "run", "ablations/path.yaml")
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert answer.returncode == 0, answer.stderr
+    assert {file: file.stat().st_mtime_ns for file in lab.rglob("*") if file.is_file()} == before
+    assert ended.ru_utime + ended.ru_stime - started.ru_utime - started.ru_stime <= 3.0
+
+
+def test_a_run_that_fails_is_a_failed_cell_and_the_study_goes_on(lab: Path) -> None:
+    """A learning rate beyond all bounds makes one arm's loss infinite."""
+    text = STUDY.split("arms:")[0].replace("factor: curation.stages", "factor: optim.lr").replace("[0, 1]", "[0]")
+    arms = "arms:\n  uncurated: {}\n  too_fast: {optim.lr: 1.0e+30}\n"
+    (lab / "ablations" / "half.yaml").write_text(text + arms)
+    answer = dinov2lab(lab, "run", "half")
+    assert answer.returncode == 1
+    assert (
+        "not finite" in answer.stderr or "not finite" in answer.stdout or "the loss is" in answer.stdout + answer.stderr
+    )
+    page = (lab / "reports" / "half" / "report.md").read_text()
+    assert "too_fast" in page
+    assert "failed" in page
+
+
+def test_a_typo_is_one_clear_line(lab: Path) -> None:
+    answer = dinov2lab(lab, "run", "path", "--set", "optim.lrr=1")
+    assert answer.returncode == 2
+    assert "optim.lr" in answer.stderr
+    assert len(answer.stderr.splitlines()) <= 2
