@@ -211,14 +211,15 @@ def block_masks(step: int, crops: int, grid: int, key: Key, spec: Masks) -> Tens
     ratios = edges[:-1] + (edges[1:] - edges[:-1]) * generator.random(masked)
     masks = np.zeros((crops, grid, grid), dtype=bool)
     for row, ratio in zip(generator.permutation(crops)[:masked], ratios, strict=True):
-        masks[row] = block_mask(grid, int(grid * grid * ratio), generator)
+        masks[row] = block_mask(grid, max(int(grid * grid * ratio), 1), generator)
     return torch.from_numpy(masks.reshape(crops, -1))
 
 
 def block_mask(grid: int, target: int, generator: np.random.Generator) -> NDArray[np.bool_]:
     """(grid, grid) bool, at most `target` patches in rectangles of at least 4 patches and aspect 0.3 to 1/0.3.
 
-    Where a rectangle of 4 no longer fits into what is left, the rest stays open, as in the reference.
+    Where a rectangle of 4 no longer fits into what is left, the rest stays open, as in the reference. On grids too small
+    for any rectangle one patch is masked; a single patch, never: nothing would be left to see.
     """
     mask = np.zeros((grid, grid), dtype=bool)
     left = target
@@ -238,4 +239,6 @@ def block_mask(grid: int, target: int, generator: np.random.Generator) -> NDArra
                 break
         else:
             break
+    if left == target and grid > 1:
+        mask.flat[generator.integers(grid * grid)] = True
     return mask
