@@ -49,12 +49,17 @@ def pixels(pictures: Pictures) -> Tensor:
 
 
 def held_out(labels: Tensor, fraction: float) -> NDArray[np.bool_]:
-    """(rows,) which rows of the memory are val: `fraction` of each class, and at least one where a class has two."""
+    """(rows,) which rows of the memory are val: `fraction` of each class, but at least one of two, and never all.
+
+    Raises ValueError where no class has two images.
+    """
     order = permutation(Key(0), "val", len(labels))
     out = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels.numpy()):
         rows = order[labels.numpy()[order] == label]
-        out[rows[: max(round(fraction * len(rows)), int(len(rows) > 1))]] = True
+        out[rows[: min(max(round(fraction * len(rows)), 1), len(rows) - 1)]] = True
+    if not out.any():
+        raise ValueError("evaluation.memory: no class has two images, so that none can be held out as val")
     return out
 
 

@@ -1,0 +1,162 @@
+"""Who sees which images: val is carved out of the memory, test is looked at once, by `final` alone."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+
+from dinov2lab.data.loader import Pictures
+from dinov2lab.evaluation import protocol
+from dinov2lab.evaluation.protocol import EvaluationData, Labelled, choose, final, held_out, look, on_test, pixels
+from dinov2lab.spec.run import EvaluationSpec, Knn, Linear
+
+SPEC = EvaluationSpec(knn=Knn(k=(1, 5, 9)), linear=Linear(lrs=(0.001, 0.1), epochs=3, batch=32))
+CLASSES = 3
+
+
+class Drawn:
+    """Small pictures whose colour tells their class, more or less."""
+
+    labels, classes, uri = None, (), "memory:drawn"
+
+    def __init__(self, labels: list[int], seed: int) -> None:
+        self.paths = tuple(f"{row}" for row in range(len(labels)))
+        rng = np.random.default_rng(seed)
+        self._pixels = [rng.integers(0, 120, (8, 8, 3)) + np.eye(3, dtype=int)[label] * 12 for label in labels]
+
+    def read(self, index: int) -> bytes:
+        file = io.BytesIO()
+        Image.fromarray(self._pixels[index].astype(np.uint8)).save(file, "PNG")
+        return file.getvalue()
+
+    def fingerprint(self) -> str:
+        return ""
+
+
+def labelled(count: int, seed: int) -> Labelled:
+    labels = [row % CLASSES for row in range(count)]
+    return Labelled(Pictures(Drawn(labels, seed), range(count)), torch.tensor(labels))
+
+
+MEMORY, TEST, TRAIN = labelled(90, 0), labelled(30, 1), labelled(20, 2).pictures
+
+
+class Watched:
+    """An embedding, here of pixels, that notes what it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[Pictures] = []
+
+    def __call__(self, pictures: Pictures) -> Tensor:
+        self.asked.append(pictures)
+        return pixels(pictures)
+
+
+# val
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 4), max_size=80), st.floats(0.01, 0.99))
+def test_val_is_a_share_of_each_class_and_leaves_some_of_it_in_the_memory(labels, fraction):
+    labels = [*labels, 4, 4]
+    val = held_out(torch.tensor(labels), fraction)
+    for label in set(labels):
+        size, held = labels.count(label), int(val[np.array(labels) == label].sum())
+        assert held <= size - 1
+        assert (held >= 1) == (size > 1)
+        assert abs(held - fraction * size) <= 1
+
+
+def test_val_is_fixed_and_not_the_first_rows():
+    labels = torch.arange(60) % 3
+    assert (held_out(labels, 0.2) == held_out(labels.clone(), 0.2)).all()
+    assert held_out(labels, 0.2).sum() == 12
+    assert not held_out(labels, 0.2)[:12].all()
+
+
+def test_no_val_image_is_in_the_memory_that_it_is_compared_with():
+    """Features that tell images apart and nothing else: whoever found its own copy would be right."""
+    labels = torch.arange(60) % 3
+    unique = torch.eye(60)
+    spec = SPEC.model_copy(update={"knn": Knn(k=(1,)), "linear": None})
+    assert choose(unique, labels, spec)[1]["val/knn"] < 0.6
+    assert on_test(unique, labels, unique, labels, protocol.Choice(1, None), spec) == {"test/knn": 1.0}
+
+
+# test
+
+
+def test_looks_and_choices_are_the_same_whatever_test_holds():
+    other_test = Labelled(TEST.pictures, (TEST.labels + 1) % CLASSES)
+    looks, finals = [], []
+    for test in (TEST, other_test, None):
+        data, embed = EvaluationData(MEMORY, test, TRAIN), Watched()
+        looks.append(look(embed, data, SPEC))
+        assert [asked is MEMORY.pictures for asked in embed.asked] == [True]
+        finals.append(final(Watched(), data, SPEC))
+    assert looks[0] == looks[1] == looks[2]
+    chosen = [{name: value for name, value in row.items() if not name.startswith("test/")} for row in finals]
+    assert chosen[0] == chosen[1] == chosen[2]
+    assert finals[0]["test/knn"] != finals[1]["test/knn"]
+
+
+def test_final_embeds_test_once_and_reports_it_with_what_val_chose():
+    embed = Watched()
+    values = final(embed, EvaluationData(MEMORY, TEST, TRAIN), SPEC)
+    assert embed.asked == [MEMORY.pictures, TEST.pictures]
+    assert set(values) == {
+        *("val/knn", "val/linear", "test/knn", "test/linear", "choice/knn_k", "choice/linear_lr"),
+        *("health/feature_std", "health/rankme"),
+    }
+    choice = protocol.Choice(int(values["choice/knn_k"]), values["choice/linear_lr"])
+    features, test = pixels(MEMORY.pictures), pixels(TEST.pictures)
+    expected = on_test(features, MEMORY.labels, test, TEST.labels, choice, SPEC)
+    assert {name: values[name] for name in expected} == expected
+
+
+def test_of_equal_hyper_parameters_the_smaller_is_chosen():
+    rows = torch.eye(3).repeat_interleave(20, 0)
+    choice, values = choose(rows, torch.arange(60) // 20, SPEC)
+    assert choice == protocol.Choice(1, 0.001)
+    assert values["val/knn"] == values["val/linear"] == 1.0
+
+
+def test_the_choice_is_the_best_on_val():
+    features, labels = pixels(MEMORY.pictures), MEMORY.labels
+    choice, values = choose(features, labels, SPEC)
+    alone = [choose(features, labels, SPEC.model_copy(update={"knn": Knn(k=(k,))}))[1]["val/knn"] for k in (1, 5, 9)]
+    assert values["val/knn"] == max(alone) > min(alone)
+    assert choice.k == (1, 5, 9)[alone.index(max(alone))]
+
+
+def test_without_a_linear_probe_there_is_no_linear_value():
+    spec = SPEC.model_copy(update={"linear": None})
+    assert not [name for name in final(Watched(), EvaluationData(MEMORY, TEST, TRAIN), spec) if "linear" in name]
+
+
+# Without labels
+
+
+@pytest.mark.parametrize("of", [look, final])
+def test_without_labels_there_is_health_of_the_training_images_and_nothing_else(of):
+    embed = Watched()
+    values = of(embed, EvaluationData(None, None, TRAIN), SPEC)
+    assert set(values) == {"health/feature_std", "health/rankme"}
+    assert embed.asked == [TRAIN]
+
+
+def test_a_memory_of_which_no_val_can_be_carved_is_named():
+    alone = Labelled(labelled(3, 0).pictures, torch.arange(3))
+    with pytest.raises(ValueError, match="two images"):
+        look(Watched(), EvaluationData(alone, None, TRAIN), SPEC)
+
+
+def test_raw_pixels_are_those_of_the_central_square_around_zero():
+    rows = pixels(TEST.pictures)
+    assert rows.shape == (30, 3 * 32 * 32)
+    assert -0.5 <= float(rows.min()) < 0 < float(rows.max()) <= 0.5
