@@ -1,13 +1,14 @@
-"""Mirroring one run: what MLflow should say of the run of one arm and seed, read from its folder."""
+"""What MLflow should say of a run, read from its folder, and of a study, read from its report."""
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from dinov2lab.lab.sending import TAG_LENGTH, VALUE_LENGTH, Target, complete, cursor_of, cut, send_rows, upload
 from dinov2lab.spec.run import RunSpec
-from dinov2lab.spec.study import Cell
+from dinov2lab.spec.study import Cell, Study
 from dinov2lab.store import atomic
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.manifest import Manifest, ManifestFolder
@@ -177,3 +178,39 @@ def flattened(spec: RunSpec) -> dict[str, str]:
             yield key, cut(text, VALUE_LENGTH)
 
     return dict(leaves("", spec.model_dump(mode="json")))
+
+
+def mirror_report(target: Target, study: Study, parent: "Run", states: Sequence[State | None], report: Path) -> None:
+    """The parent run: the question, the verdict, how far the study is, and the report's files."""
+    file = report / "verdict.json"
+    verdict: list[dict[str, Any]] = json.loads(file.read_bytes()) if file.exists() else []
+    counts = {state: states.count(state) for state in ("finished", "running", "failed", "killed")}
+    tags = {
+        "mlflow.note.content": cut(_note(study, verdict), TAG_LENGTH),
+        "dinov2lab.runs": ", ".join(f"{count} {state}" for state, count in counts.items()),
+    }
+    at = round(file.stat().st_mtime * 1000) if verdict else 0
+    complete(target, parent, tags=tags, params={}, metrics=_verdict_values(verdict), at=at)
+    upload(target, parent, report, "report")
+    ended = counts["finished"] + counts["failed"] == len(study.arms) * len(study.seeds)
+    status = "FINISHED" if ended else "RUNNING" if counts["running"] else "SCHEDULED"
+    if parent.info.status != status and ended:
+        target.client.set_terminated(parent.info.run_id, status)
+    elif parent.info.status != status:
+        target.client.update_run(parent.info.run_id, status=status)
+
+
+def _note(study: Study, verdict: list[dict[str, Any]]) -> str:
+    """Markdown, as the page of a run shows it: the question, and what the study says to it."""
+    deciding = [entry for entry in verdict if entry["metric"] == study.decide.metric]
+    lines = [f"- {entry['arm']} against {entry['baseline']}: {entry['words']}" for entry in deciding]
+    return "\n".join([study.question, *([f"\n{study.decide.metric}:\n"] if lines else []), *lines])
+
+
+def _verdict_values(verdict: list[dict[str, Any]]) -> dict[str, float]:
+    return {
+        f"verdict/{entry['metric']}/{entry['arm']}/{name}": entry[name]
+        for entry in verdict
+        for name in ("difference", "low", "high")
+        if entry.get(name) is not None
+    }

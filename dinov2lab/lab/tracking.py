@@ -4,7 +4,6 @@ Disk is the truth. Nothing here is needed for a run to finish; `sync` brings MLf
 one adds nothing. One process mirrors a workspace at a time, so SQLite has one writer, however many runs there are.
 """
 
-import json
 import math
 import os
 import re
@@ -13,13 +12,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dinov2lab.lab.mirror import State, mirror_run
-from dinov2lab.lab.sending import TAG_LENGTH, Target, TrackingError, complete, cut, upload
+from dinov2lab.lab.mirror import State, mirror_report, mirror_run
+from dinov2lab.lab.sending import Target, TrackingError, cut
 from dinov2lab.spec.study import Study, expand
 from dinov2lab.store import atomic
 from dinov2lab.store.folders import Workspace
@@ -98,8 +97,7 @@ def _stored(workspace: Workspace, problems: list[str]) -> list[Study]:
 @contextmanager
 def _mirroring(workspace: Workspace, *, wait: bool, seconds: float = math.inf) -> Iterator[Target]:
     """The right to write to this workspace's MLflow, and the connection to it. Errors leave it as one line."""
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    _set_environment()
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -112,6 +110,12 @@ def _mirroring(workspace: Workspace, *, wait: bool, seconds: float = math.inf) -
             yield Target(client, experiment="", cursors=folder / "cursors", deadline=time.monotonic() + seconds)
     except (MlflowException, SQLAlchemyError, OSError) as error:  # requests' errors are OSErrors
         raise TrackingError(f"MLflow at {_public(tracking_uri(workspace))}: {_line(error)}") from error
+
+
+def _set_environment() -> None:
+    """Before mlflow is imported, which reads it then; what a user has set stands."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
 
 
 def _client(workspace: Workspace) -> "MlflowClient":
@@ -144,7 +148,7 @@ def _experiment(client: "MlflowClient", study: Study, workspace: Workspace) -> s
     if found is None:
         local = tracking_uri(workspace).startswith("sqlite:")
         place = (workspace.artifacts.resolve() / study.name).as_uri() if local else None
-        # the tag opens the page of runs and charts, rather than that of language models
+        # the tag calls it an experiment of machine learning, where MLflow would guess
         tags = {"mlflow.note.content": study.question, "mlflow.experimentKind": "custom_model_development"}
         try:
             return str(client.create_experiment(study.name, artifact_location=place, tags=tags))
@@ -176,7 +180,7 @@ def _mirror_study(target: Target, study: Study, workspace: Workspace, reports: P
         with _noting(workspace.run(cell.run).path, problems):
             states.append(mirror_run(target, study.name, parent.info.run_id, cell, workspace))
     with _noting(reports / study.name, problems):
-        _mirror_report(target, study, parent, states, reports / study.name)
+        mirror_report(target, study, parent, states, reports / study.name)
     return problems
 
 
@@ -191,40 +195,30 @@ def _noting(path: Path, problems: list[str]) -> Iterator[None]:
         problems.append(f"{path}: {_line(error)}")
 
 
-def _mirror_report(target: Target, study: Study, parent: "Run", states: Sequence[State | None], report: Path) -> None:
-    """The parent run: the question, the verdict, how far the study is, and the report's files."""
-    file = report / "verdict.json"
-    verdict: list[dict[str, Any]] = json.loads(file.read_bytes()) if file.exists() else []
-    counts = {state: states.count(state) for state in ("finished", "running", "failed", "killed")}
-    tags = {
-        "mlflow.note.content": cut(_note(study, verdict), TAG_LENGTH),
-        "dinov2lab.runs": ", ".join(f"{count} {state}" for state, count in counts.items()),
-    }
-    at = round(file.stat().st_mtime * 1000) if verdict else 0
-    complete(target, parent, tags=tags, params={}, metrics=_verdict_values(verdict), at=at)
-    upload(target, parent, report, "report")
-    ended = counts["finished"] + counts["failed"] == len(study.arms) * len(study.seeds)
-    status = "FINISHED" if ended else "RUNNING" if counts["running"] else "SCHEDULED"
-    if parent.info.status != status and ended:
-        target.client.set_terminated(parent.info.run_id, status)
-    elif parent.info.status != status:
-        target.client.update_run(parent.info.run_id, status=status)
+def pages(workspace: Workspace, port: int) -> dict[str, str]:
+    """Study -> address of its runs, as `ui` serves them. MLflow's own start page leads to pages for language models.
+
+    Raises ValueError as `ui` does, but not for the port.
+    """
+    _served(workspace)
+    _set_environment()
+    client = _client(workspace)
+    addresses = {}
+    for file in sorted(workspace.studies.glob("*.json")):
+        if found := client.get_experiment_by_name(file.stem):
+            runs = f"#/experiments/{found.experiment_id}/runs?workflowType=machine_learning"
+            addresses[file.stem] = f"http://127.0.0.1:{port}/{runs}"
+    return addresses
 
 
-def _note(study: Study, verdict: list[dict[str, Any]]) -> str:
-    """Markdown, as the page of a run shows it: the question, and what the study says to it."""
-    deciding = [entry for entry in verdict if entry["metric"] == study.decide.metric]
-    lines = [f"- {entry['arm']} against {entry['baseline']}: {entry['words']}" for entry in deciding]
-    return "\n".join([study.question, *([f"\n{study.decide.metric}:\n"] if lines else []), *lines])
-
-
-def _verdict_values(verdict: list[dict[str, Any]]) -> dict[str, float]:
-    return {
-        f"verdict/{entry['metric']}/{entry['arm']}/{name}": entry[name]
-        for entry in verdict
-        for name in ("difference", "low", "high")
-        if entry.get(name) is not None
-    }
+def _served(workspace: Workspace) -> str:
+    """The store that `ui` opens."""
+    uri = tracking_uri(workspace)
+    if uri.startswith("http"):
+        raise ValueError(f"MLFLOW_TRACKING_URI names a server: open {_public(uri)} in a browser")
+    if not workspace.database.exists() and "MLFLOW_TRACKING_URI" not in os.environ:
+        raise ValueError(f"{workspace.database} does not exist yet: run a study first")
+    return uri
 
 
 def ui(workspace: Workspace, port: int) -> int:
@@ -232,11 +226,7 @@ def ui(workspace: Workspace, port: int) -> int:
 
     Raises ValueError where there is nothing to serve or the port is taken.
     """
-    uri = tracking_uri(workspace)
-    if uri.startswith("http"):
-        raise ValueError(f"MLFLOW_TRACKING_URI names a server: open {_public(uri)} in a browser")
-    if not workspace.database.exists() and "MLFLOW_TRACKING_URI" not in os.environ:
-        raise ValueError(f"{workspace.database} does not exist yet: run a study first")
+    uri = _served(workspace)
     _check_free(port)
     environment = {
         **os.environ,

@@ -1,0 +1,196 @@
+"""What a person sees: the report as a file in a browser, and MLflow's pages as `dinov2lab ui` serves them."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import fabricated
+import pytest
+
+from dinov2lab.lab import tracking
+from dinov2lab.report.render import write_report
+from dinov2lab.spec.study import Study, expand
+from dinov2lab.store.folders import Workspace
+
+pytestmark = pytest.mark.system
+PATIENCE = 60  # seconds, for pages that are drawn by scripts
+SERVE = """
+import sys
+from pathlib import Path
+from dinov2lab.lab import tracking
+from dinov2lab.store.folders import Workspace
+sys.exit(tracking.ui(Workspace(Path(sys.argv[1])), int(sys.argv[2])))
+"""
+
+
+class Shown(NamedTuple):
+    study: Study
+    workspace: Workspace
+    report: Path
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
+    """A study of two arms and three seeds, of which one run has failed, with its report, mirrored."""
+    folder = tmp_path_factory.mktemp("shown")
+    workspace, study = Workspace(folder / "lab"), fabricated.study(seeds=3)
+    *most, last = expand(study)
+    for cell in (*most, last):
+        fabricated.start(workspace, cell)
+    for cell in most:
+        fabricated.finish(workspace, cell)
+    fabricated.fail(workspace, last, "the loss is NaN at step 70 <b>of</b> 400")
+    fabricated.remember(workspace, study)
+    report = folder / "reports" / study.name
+    write_report(study, workspace, report)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        tracking.sync(None, workspace, report.parent)
+    return Shown(study, workspace, report)
+
+
+@pytest.fixture(scope="module")
+def address(shown: Shown) -> Iterator[str]:
+    """Of the study's runs, served by a process of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    server = subprocess.Popen([sys.executable, "-c", SERVE, str(shown.workspace.path), str(port)], env=environment)
+    until(lambda: healthy(port), 180)
+    yield tracking.pages(shown.workspace, port)[shown.study.name]
+    server.terminate()
+    assert server.wait(30) == 0
+
+
+def healthy(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def until(true: Callable[[], object], seconds: float = PATIENCE) -> Any:
+    """What `true` returns once it is something."""
+    deadline = time.monotonic() + seconds
+    while not (found := true()):
+        assert time.monotonic() < deadline, f"not so after {seconds} s"
+        time.sleep(0.2)
+    return found
+
+
+def visit(browser: Any, address: str) -> None:
+    """Open a page, forgetting what was recorded before."""
+    browser.get("about:blank")
+    browser.get_log("performance")
+    browser.get_log("browser")
+    browser.get(address)
+
+
+def requested(browser: Any) -> set[str]:
+    """The addresses that the page asked for, inlined data aside."""
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    sent = [event for event in events if event["method"] == "Network.requestWillBeSent"]
+    return {event["params"]["request"]["url"] for event in sent} - {""}
+
+
+def text(browser: Any) -> str:
+    """What is to be read on the page, with one blank wherever there is any."""
+    return " ".join(browser.execute_script("return document.body.innerText").split())
+
+
+def shows(browser: Any, *words: str) -> None:
+    """Wait for all of `words` on the page."""
+    try:
+        until(lambda: all(word in text(browser) for word in words))
+    except AssertionError:
+        missing = [word for word in words if word not in text(browser)]
+        raise AssertionError(f"{missing} not on the page {browser.current_url}:\n{text(browser)}") from None
+
+
+def unfold(browser: Any, names: list[str]) -> None:
+    """Open the row of the study in the table of runs, which remembers whether it was open."""
+    until(lambda: browser.find_elements("css selector", "[role=gridcell] button"))
+    if not browser.find_elements("link text", names[0]):
+        browser.find_element("css selector", "[role=gridcell] button").click()
+    until(lambda: all(browser.find_elements("link text", name) for name in names))
+
+
+def keep_picture(browser: Any, folder: Path | None, name: str) -> None:
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        browser.save_screenshot(str(folder / f"{name}.png"))
+
+
+def test_the_report_answers_its_question(browser: Any, shown: Shown, pictures: Path | None) -> None:
+    index = (shown.report / "index.html").as_uri()
+    visit(browser, index)
+    keep_picture(browser, pictures, "report")
+    (heading,) = browser.find_elements("tag name", "h1")
+    assert heading.text.replace("\n", " ") == shown.study.question
+    (decided,) = [row for row in json.loads((shown.report / "verdict.json").read_text()) if row["metric"] == "test/knn"]
+    assert decided["claim"] == "better"
+    assert decided["words"] in text(browser)
+    tables = [table.text for table in browser.find_elements("tag name", "table")]
+    arms = next(table for table in tables if "uncurated" in table)
+    assert "retrieved" in arms
+    assert "raw pixels" in arms
+    assert "untrained" in arms
+    assert "the loss is NaN at step 70 <b>of</b> 400" in text(browser), "a failed run is shown with its reason, escaped"
+    figures = browser.find_elements("tag name", "svg")
+    assert any(figure.size["width"] > 100 and figure.size["height"] > 50 for figure in figures)
+
+
+def test_the_report_needs_nothing_but_its_file(browser: Any, shown: Shown) -> None:
+    index = (shown.report / "index.html").as_uri()
+    visit(browser, index)
+    assert browser.get_log("browser") == []
+    assert {address for address in requested(browser) if not address.startswith("data:")} == {index}
+    too_wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert browser.execute_script(too_wide) == 0
+
+
+def test_mlflow_shows_the_study_and_its_runs(browser: Any, shown: Shown, address: str, pictures: Path | None) -> None:
+    visit(browser, address)
+    shows(browser, shown.study.question, "7 matching runs")
+    names = [f"{cell.arm} · seed {cell.seed}" for cell in expand(shown.study)]
+    unfold(browser, names)
+    keep_picture(browser, pictures, "runs")
+
+    (study,) = [one for one in browser.find_elements("css selector", "[role=gridcell] a") if one.text == "curation"]
+    study.click()
+    shows(browser, "better than uncurated", "verdict/test/knn/retrieved/difference", *names)
+    keep_picture(browser, pictures, "study")
+    visit(browser, f"{browser.current_url}/artifacts/report/index.html")
+    until(lambda: browser.find_elements("tag name", "iframe"))
+    browser.switch_to.frame(browser.find_element("tag name", "iframe"))
+    shows(browser, shown.study.question)
+    browser.switch_to.default_content()
+    keep_picture(browser, pictures, "artifact")
+
+
+def test_mlflow_draws_the_curves_of_a_run(browser: Any, shown: Shown, address: str, pictures: Path | None) -> None:
+    visit(browser, address)
+    unfold(browser, ["retrieved · seed 1"])
+    browser.find_element("link text", "retrieved · seed 1").click()
+    shows(browser, "retrieved · seed 1", "final/test/knn", "optim.lr")
+    keep_picture(browser, pictures, "run")
+    visit(browser, f"{browser.current_url}/model-metrics")
+    search = until(lambda: browser.find_elements("css selector", "input[placeholder='Search metric charts']"))
+    search[0].send_keys("loss/total")
+    curve = "return document.querySelector('.js-plotly-plot .scatterlayer path.js-line')?.getTotalLength() ?? 0"
+    until(lambda: browser.execute_script(curve) > 100)
+    shows(browser, "20k")
+    keep_picture(browser, pictures, "curve")
+    elsewhere = [one for one in requested(browser) if one.startswith("http") and "//127.0.0.1:" not in one]
+    assert elsewhere == []
+    severe = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    assert all("users/current" in message for message in severe), "a server without accounts answers 404 to that one"
