@@ -2,66 +2,11 @@
 
 import csv
 import json
-import os
 import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-
-RECIPE = """
-description: As small as it gets; it learns nothing.
-data: {train: "toyweb:pool?images=400"}
-curation: {leaks: {against: ["toyweb:test?images=96"]}}
-views: {global_px: 32, local_px: 16, local_crops: 2, blur: "off"}
-model: {size: pico, patch: 8, layer_scale: 1.0, drop_path: 0.1}
-objective:
-  dino: {head: {prototypes: 32, hidden: 64, bottleneck: 16}}
-  ibot: {head: {prototypes: 32, hidden: 64, bottleneck: 16}}
-  koleo: {group: 16}
-  teacher: {temperature_start: 0.03, temperature: 0.03, temperature_warmup_steps: 0, momentum: 0.99, centering: sinkhorn}
-optim: {batch: 32, steps: 12, lr: 1.0e-3, warmup_steps: 2, layer_decay: 1.0, patch_embed_lr: 1.0, freeze_last_layer_steps: 1,
-        weight_decay_end: 0.04}
-evaluation:
-  memory: "toyweb:queries?images=96"
-  test: "toyweb:test?images=96"
-  every: 128
-  knn: {k: [5, 10]}
-  linear: {epochs: 5}
-"""
-EMBEDDER = """
-base: tiny.yaml
-data: {train: "toyweb:queries?images=96"}
-curation: null
-"""
-STUDY = """
-question: Does the path hold?
-base: ../experiments/tiny.yaml
-factor: curation.stages
-equal: steps
-baseline: uncurated
-seeds: [0, 1]
-metrics: [test/knn, test/linear]
-decide: {metric: test/knn}
-arms:
-  uncurated:
-    curation.stages: [{stage: sample, images: 96}]
-  retrieved:
-    curation.stages:
-      - {stage: duplicates}
-      - stage: retrieve
-        queries: toyweb:queries?images=96
-        embedder: {kind: run, run: ../experiments/embedder.yaml}
-        images: 96
-"""
-
-
-def dinov2lab(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """The command in `folder`, as in a terminal of its own."""
-    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-    command = [sys.executable, "-m", "dinov2lab.cli", *words]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+from tiny import EMBEDDER, RECIPE, STUDY, dinov2lab
 
 
 @pytest.fixture(scope="module")
