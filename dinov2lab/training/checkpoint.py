@@ -38,7 +38,7 @@ def restore(state: State, path: Path) -> float:
         state.centres = Centres(*(centre.to(state.centres.cls.device) for centre in content["centres"]))
         state.step = content["step"]
         return float(content["seconds"])
-    except (KeyError, RuntimeError, TypeError) as error:
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: not a checkpoint of this run ({error}); delete it to start the run anew") from error
 
 

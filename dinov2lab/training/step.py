@@ -56,11 +56,11 @@ def train_step(state: State, batch: Batch, spec: RunSpec, key: Key) -> dict[str,
     values = values_at(state.step, spec.optim, spec.objective)
     device_type = batch.crops[0].device.type
     with torch.autocast(device_type, torch.bfloat16, enabled=spec.optim.precision == "bf16"):
-        targets = teacher_targets(state, batch, spec.objective, values)
+        targets, centres = teacher_targets(state, batch, spec.objective, values)
         terms, monitors = student_losses(state.student, batch, targets, spec, key, state.step)
     total = torch.stack([weight * value for weight, value in terms.values()]).sum()
     if not torch.isfinite(total):
-        raise Diverged(f"the loss is {float(total)} at step {state.step}")
+        raise Diverged(f"the loss is {total.item()} at step {state.step}")
     state.optimizer.zero_grad(set_to_none=True)
     total.backward()
     norms = [nn.utils.clip_grad_norm_(module.parameters(), spec.optim.clip) for module in state.student.values()]
@@ -69,6 +69,7 @@ def train_step(state: State, batch: Batch, spec: RunSpec, key: Key) -> dict[str,
     optimizers.schedule(state.optimizer, values)
     state.optimizer.step()
     teachers.update(state.teacher, state.student, values.momentum)
+    state.centres = centres
     state.step += 1
     logged = {f"loss/{name}": value.detach() for name, (_, value) in terms.items()}
     return {"loss/total": total.detach(), **logged, **monitors, "gradient/norm": norms[0]}
@@ -80,18 +81,16 @@ class Targets(NamedTuple):
 
 
 @torch.no_grad()
-def teacher_targets(state: State, batch: Batch, objective: ObjectiveSpec, values: Values) -> Targets:
-    """What the teacher sees in the whole global crops, centred; the centres move on afterwards."""
+def teacher_targets(state: State, batch: Batch, objective: ObjectiveSpec, values: Values) -> tuple[Targets, Centres]:
+    """What the teacher sees in the whole global crops, centred; and the centres from the next step on."""
     tokens = state.teacher["backbone"]([batch.crops[0]])[0]
     cls_scores = state.teacher["dino_head"](tokens.cls)
     cls, cls_centre = _centred(cls_scores, state.centres.cls, objective, values)
     if not objective.ibot.weight:
-        state.centres = state.centres._replace(cls=cls_centre)
-        return Targets(cls, None)
+        return Targets(cls, None), state.centres._replace(cls=cls_centre)
     patch_scores = _patch_head(state.teacher)(tokens.patches[batch.masks])
     patches, patch_centre = _centred(patch_scores, state.centres.patches, objective, values)
-    state.centres = Centres(cls_centre, patch_centre)
-    return Targets(cls, patches)
+    return Targets(cls, patches), Centres(cls_centre, patch_centre)
 
 
 def _centred(scores: Tensor, centre: Tensor, objective: ObjectiveSpec, values: Values) -> tuple[Tensor, Tensor]:
