@@ -174,7 +174,10 @@ def ui(workspace: Place = LAB, port: Port = 5000) -> None:
     from dinov2lab.lab import tracking
     from dinov2lab.store.folders import Workspace
 
-    raise typer.Exit(tracking.ui(Workspace(workspace), port))
+    place = Workspace(workspace)
+    for study, address in tracking.pages(place, port).items():
+        typer.echo(f"{study}   {address}")
+    raise typer.Exit(tracking.ui(place, port))
 
 
 if __name__ == "__main__":

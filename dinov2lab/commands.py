@@ -61,7 +61,8 @@ def resources_for(jobs: int | None, device: Literal["auto", "cpu", "cuda"]) -> t
     cores = len(os.sched_getaffinity(0))
     gpu = device == "cuda" or (device == "auto" and Path("/dev/nvidiactl").exists())
     jobs = jobs or (1 if gpu else cores)
-    return jobs, Resources(device=device, threads=max(1, cores // jobs))
+    # One thread each: on small networks a second one costs more than it brings, and on a busy machine it waits for the first.
+    return jobs, Resources(device=device, threads=max(1, cores // jobs) if gpu else 1)
 
 
 def listing(workspace: Workspace) -> list[dict[str, Any]]:
