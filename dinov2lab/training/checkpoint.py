@@ -39,7 +39,9 @@ def restore(state: State, path: Path) -> float:
         state.step = content["step"]
         return float(content["seconds"])
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: not a checkpoint of this run ({error}); delete it to start the run anew") from error
+        raise ValueError(
+            f"{path}: not a checkpoint of this run ({_reason(error)}); delete it to start the run anew"
+        ) from error
 
 
 def save_backbone(backbone: nn.Module, path: Path) -> None:
@@ -49,7 +51,13 @@ def save_backbone(backbone: nn.Module, path: Path) -> None:
 def load(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        return content
     except Exception as error:  # torch raises many kinds for a damaged file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path}: damaged ({reason}); delete it to start again from nothing") from error
+        raise ValueError(f"{path}: damaged ({_reason(error)}); delete it to start again from nothing") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: not a checkpoint (it holds a {type(content).__name__})")
+    return content
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what torch says at length."""
+    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(":")
