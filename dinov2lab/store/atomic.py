@@ -1,4 +1,4 @@
-"""Writing so that a kill at any instant leaves either the state before or the state after; and locks that die with their holder."""
+"""Writing that a kill at any instant leaves either undone or done; and locks that die with their holder."""
 
 import fcntl
 import json

@@ -20,6 +20,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
 
 from dinov2lab.spec.identity import content_id
 from dinov2lab.store.result import Record
@@ -32,7 +33,7 @@ class Manifest(Record):
     parameters: dict[str, Any]
     rows: int
     dropped: dict[str, int]  # reason -> images, by this stage alone
-    counts: dict[str, int] = {}  # what else the stage has to say, such as pairs found or images short of the number asked for
+    counts: dict[str, int] = Field(default={})  # what else a stage has to say: pairs found, images short of what was asked for
 
 
 def manifest_id(keys: list[str]) -> str:
