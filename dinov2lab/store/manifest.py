@@ -33,7 +33,7 @@ class Manifest(Record):
     parameters: dict[str, Any]
     rows: int
     dropped: dict[str, int]  # reason -> images, by this stage alone
-    counts: dict[str, int] = Field(default={})  # what else a stage has to say: pairs found, images short of what was asked for
+    counts: dict[str, int] = Field(default={})  # what else a stage has to say, such as pairs found
 
 
 def manifest_id(keys: list[str]) -> str:
