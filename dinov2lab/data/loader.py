@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from dinov2lab.data.source import Source, decode
+from dinov2lab.data.source import Source, Unreadable, decode
 from dinov2lab.data.views import normalise
 from dinov2lab.draws import Key, permutation
 
@@ -28,12 +28,20 @@ class Pictures:
     def __getitem__(self, index: int) -> Image.Image:
         if index in self._kept:
             return self._kept[index]
-        picture = Image.fromarray(decode(self._source.read(self.rows[index])))
+        picture = self._decoded(self.rows[index])
         size = picture.width * picture.height * 4
         if size <= self._left:
             self._kept[index] = picture
             self._left -= size
         return picture
+
+    def _decoded(self, row: int) -> Image.Image:
+        """Curation has read every row once, so that one which cannot be read now has changed since."""
+        try:
+            return Image.fromarray(decode(self._source.read(row)))
+        except Unreadable as error:
+            name = self._source.paths[row]
+            raise ValueError(f"{self._source.uri}: {name} could be read before and is {error.reason} now") from error
 
 
 class Order:

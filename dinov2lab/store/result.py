@@ -20,7 +20,7 @@ class Record(BaseModel):
 class Cost(Record):
     images: int  # seen, counted once per pass
     flops: int  # that the method requires, see spec/cost.py
-    seconds: float  # training alone, summed over resumes
+    seconds: float  # training and the looks taken during it, summed over resumes
     peak_memory_mb: float
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dinov2lab.data.loader import Order, Pictures, as_tensor, centred, evaluation_batches
+from dinov2lab.data.source import Unreadable
 from dinov2lab.data.views import MEAN, STD
 from dinov2lab.draws import Key
 
@@ -85,3 +86,12 @@ def test_pictures_become_floats_between_0_and_1():
     tensor = as_tensor([Image.new("RGB", (3, 2), (255, 0, 51))])
     assert tensor.shape == (1, 3, 2, 3)
     torch.testing.assert_close(tensor[0, :, 0, 0], torch.tensor([1.0, 0.0, 0.2]))
+
+
+def test_an_image_that_vanishes_after_curation_is_named():
+    class Gone(Flat):
+        def read(self, index: int) -> bytes:
+            raise Unreadable("vanished")
+
+    with pytest.raises(ValueError, match="memory:flat: 3 could be read before and is vanished now"):
+        Pictures(Gone(), [3])[0]
