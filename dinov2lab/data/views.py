@@ -20,7 +20,6 @@ from dinov2lab.spec.run import ColourJitter, Masks, ViewsSpec
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)  # of ImageNet
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
-LUMA = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)  # ITU-R 601, as Pillow and torchvision
 _TRIES = 10
 _ASPECT = (3 / 4, 4 / 3)
 
@@ -76,9 +75,10 @@ def _crops(
         picture = pictures[row % len(pictures)]
         box = (left, top, left + width, top + height)
         out[row] = np.asarray(picture.resize((px, px), Image.Resampling.BICUBIC, box=box))
-    images = torch.from_numpy(out).permute(0, 3, 1, 2).float().div_(255)
-    mirrored = torch.from_numpy(draws[:, -1] < flip)
-    return torch.where(mirrored[:, None, None, None], images.flip(3), images)
+    mirrored = draws[:, -1] < flip
+    out[mirrored] = out[mirrored, :, ::-1]
+    # Channel by channel in memory, as the photometric changes go through them.
+    return torch.from_numpy(out).permute(0, 3, 1, 2).contiguous().float().div_(255)
 
 
 def crop_boxes(sizes: NDArray[np.float64], scale: tuple[float, float], draws: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -117,7 +117,7 @@ def _photometric(
     """Colour jitter, grey, blur, solarise, each on the rows that drew it. `draws`: (rows, 14) uniforms."""
     images = jitter(images, draws[:, :9], spec.jitter)
     grey = _rows(draws[:, 9] < spec.grey)
-    images[grey] = (images[grey] * LUMA).sum(1, keepdim=True).expand(-1, 3, -1, -1)
+    images[grey] = _luma(images[grey]).expand(-1, 3, -1, -1)
     blurred = _rows(draws[:, 10] < blur)
     low, high = spec.blur_sigma
     images[blurred] = gaussian_blur(
@@ -157,37 +157,38 @@ def _brightness(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def _contrast(images: Tensor, factor: Tensor) -> Tensor:
-    mean = (images * LUMA).sum(1, keepdim=True).mean((2, 3), keepdim=True)
-    return torch.lerp(mean, images, factor).clamp_(0, 1)
+    return torch.lerp(_luma(images).mean((2, 3), keepdim=True), images, factor).clamp_(0, 1)
 
 
 def _saturation(images: Tensor, factor: Tensor) -> Tensor:
-    return torch.lerp((images * LUMA).sum(1, keepdim=True), images, factor).clamp_(0, 1)
+    return torch.lerp(_luma(images), images, factor).clamp_(0, 1)
+
+
+def _luma(images: Tensor) -> Tensor:
+    """(rows, 1, P, P) grey by ITU-R 601, as Pillow and torchvision."""
+    red, green, blue = images.unbind(1)
+    return (0.299 * red).add_(green, alpha=0.587).add_(blue, alpha=0.114)[:, None]
 
 
 def _hue(images: Tensor, factor: Tensor) -> Tensor:
     """Turn the hue by `factor` of a full circle; saturation and value stay (HSV, as torchvision)."""
     value, chroma, hue = _value_chroma_hue(images)
-    turned = (hue + factor[:, 0] * 6) % 6
-    channels = []
-    for n in (5, 3, 1):  # the closed form of HSV to RGB, hue in sixths
-        k = (n + turned) % 6
-        channels.append(value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1))
-    return torch.stack(channels, 1)
+    turned = hue + factor[:, 0] * 6
+    turned -= 6 * torch.floor(turned / 6)
+    # The closed form of HSV to RGB: how much of the chroma each channel has, hue in sixths.
+    shares = (turned - 3).abs_() - 1, 2 - (turned - 2).abs_(), 2 - (turned - 4).abs_()
+    return torch.stack([torch.addcmul(value - chroma, chroma, share.clamp_(0, 1)) for share in shares], 1)
 
 
 def _value_chroma_hue(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """HSV's value, chroma (value x saturation) and hue in sixths of a circle; each (rows, P, P)."""
-    value, largest = images.max(1)
-    chroma = value - images.amin(1)
+    """HSV's value, chroma (value x saturation) and hue in sixths of a circle, -1 to 5; each (rows, P, P)."""
     red, green, blue = images.unbind(1)
+    value = torch.maximum(torch.maximum(red, green), blue)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
     safe = chroma.clamp_min(1e-12)
-    hue = torch.where(
-        largest == 0,
-        (green - blue) / safe,
-        torch.where(largest == 1, (blue - red) / safe + 2, (red - green) / safe + 4),
-    )
-    return value, chroma, hue % 6
+    # Blends by 0 or 1 stand for branches: those, different from pixel to pixel, are what a processor is slow at.
+    hue = torch.lerp((red - green) / safe + 4, (blue - red) / safe + 2, (value == green).float())
+    return value, chroma, hue.lerp_((green - blue) / safe, (value == red).float())
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:

@@ -136,7 +136,7 @@ def _residual(x: Tensor, shapes: Shapes, kept: Kept | None, branch: Callable[[Te
         start += b * t
     index = torch.cat(rows)
     kept_shapes = [(len(crops), t) for crops, (_, t) in zip(kept.crops, shapes, strict=True)]
-    return x.index_add(0, index, (branch(x[index], kept_shapes) * torch.cat(scales)).to(x.dtype))
+    return x.index_add(0, index, (branch(x.index_select(0, index), kept_shapes) * torch.cat(scales)).to(x.dtype))
 
 
 class Pretrained(nn.Module):

@@ -64,7 +64,8 @@ def train_step(state: State, batch: Batch, spec: RunSpec, key: Key) -> dict[str,
     state.optimizer.zero_grad(set_to_none=True)
     total.backward()
     norms = [nn.utils.clip_grad_norm_(module.parameters(), spec.optim.clip) for module in state.student.values()]
-    if not torch.isfinite(torch.stack(norms)).all():
+    # The norm of a head that no term uses is a zero on the CPU.
+    if not torch.stack([norm.to(total.device) for norm in norms]).isfinite().all():
         raise Diverged(f"a gradient is not finite at step {state.step}")
     optimizers.schedule(state.optimizer, values)
     state.optimizer.step()

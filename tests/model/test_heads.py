@@ -25,7 +25,7 @@ def test_initialise_sets_every_parameter():
     for name, parameter in head().named_parameters():
         assert torch.isfinite(parameter).all(), name
     assert (head().prototype_scale == 1).all()
-    assert abs(float(head().mlp[2].weight.std()) - 0.02) < 0.002
+    assert abs(head().mlp[2].weight.std().item() - 0.02) < 0.002
 
 
 def test_scores_are_cosines_with_the_prototypes_at_first():

@@ -154,8 +154,8 @@ def test_initialise_sets_every_parameter_to_what_the_reference_says():
             assert (parameter == 1).all(), name
         else:
             scale = 1e-6 if name.endswith("cls_token") else 0.02
-            assert float(parameter.std()) == pytest.approx(scale, rel=0.5 if parameter.numel() < 100 else 0.1), name
-            assert abs(float(parameter.mean())) < 4 * scale / math.sqrt(parameter.numel()), name
+            assert parameter.std().item() == pytest.approx(scale, rel=0.5 if parameter.numel() < 100 else 0.1), name
+            assert abs(parameter.mean().item()) < 4 * scale / math.sqrt(parameter.numel()), name
 
 
 def test_initial_weights_are_those_of_the_generator_alone():

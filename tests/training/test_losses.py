@@ -121,7 +121,7 @@ def naive_koleo(rows: Tensor, group: int) -> Tensor:
     for i in range(len(rows)):
         start = i // group * group
         others = [j for j in range(start, start + group) if j != i]
-        nearest = max(others, key=lambda j: float(unit[i] @ unit[j]))
+        nearest = max(others, key=lambda j: (unit[i] @ unit[j]).item())
         logs.append((((unit[i] - unit[nearest] + 1e-8) ** 2).sum().sqrt() + 1e-8).log())
     return -torch.stack(logs).mean()
 
