@@ -56,32 +56,33 @@ def write_folder(path: Path, save: Callable[[Path], None]) -> None:
 def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
     """Hold the lock file `path` while inside; yields whether it was obtained (always, with `wait`).
 
-    The operating system lets go of it when the holder dies, however it dies, also over NFS.
+    The operating system lets go of it when the holder dies, however it dies, also over NFS. The lock belongs to the opened
+    file, not to the process (fcntl(2), "open file description locks"): whoever asks about it cannot let go of it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            fcntl.fcntl(file, fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK, _whole_file(fcntl.F_WRLCK))
+        except (BlockingIOError, PermissionError):
             yield False
             return
-        try:
-            yield True
-        finally:
-            fcntl.lockf(file, fcntl.LOCK_UN)
+        yield True  # closing the file lets go
 
 
 def held(path: Path) -> bool:
-    """Whether another process holds the lock file `path`; asks without taking it, so that nobody finds it taken.
-
-    Not for a lock of this process: that is not seen, and closing the file here would let go of it (fcntl(2)).
-    """
+    """Whether somebody holds the lock file `path`; asks without taking it, so that nobody finds it taken."""
     if not path.exists():
         return False
     with path.open("rb") as file:
-        question = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)  # struct flock of Linux, whole file
-        answer = fcntl.fcntl(file, fcntl.F_GETLK, question)
-    return bool(struct.unpack("hhqqi4x", answer)[0] != fcntl.F_UNLCK)
+        answer = fcntl.fcntl(file, fcntl.F_OFD_GETLK, _whole_file(fcntl.F_WRLCK))
+    return bool(struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK)
+
+
+_FLOCK = "hhqqi4x"  # struct flock of Linux: type, whence, start, length (0: to the end), process
+
+
+def _whole_file(kind: int) -> bytes:
+    return struct.pack(_FLOCK, kind, os.SEEK_SET, 0, 0, 0)
 
 
 def sweep(folder: Path) -> None:

@@ -38,7 +38,6 @@ class Standing(NamedTuple):
 
 
 def standing(folder: RunFolder) -> Standing:
-    """Not for a run of this very process, whose lock is not seen (see `atomic.held`)."""
     outcome = folder.outcome()
     if atomic.held(folder.lock) and not (outcome and outcome.status == "finished"):
         return Standing("running", Follower(folder).read(), None)
