@@ -12,7 +12,7 @@ demo: .venv/.cpu
 	@echo "All the runs:  $(BIN)/dinov2lab ui"
 
 test: lint
-	$(BIN)/python -m pytest -m "not system"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not system"
 
 test-system: .venv/.dev
 	$(BIN)/python -m pytest -m system -rs

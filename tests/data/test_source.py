@@ -14,6 +14,7 @@ import pytest
 
 from dinov2lab.data import parquet
 from dinov2lab.data.source import MAX_BYTES, FolderSource, Roots, Unreadable, decode, labels_as, open_source
+from dinov2lab.data.toyweb import materialise
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 needs_pool = pytest.mark.skipif(not (SHARED / "web_pool").is_dir(), reason="needs ../shared/data/web_pool")
@@ -254,12 +255,11 @@ def test_a_parquet_fingerprint_follows_the_content_not_the_place(roots: Roots) -
 
 
 def test_toyweb_is_parquet_under_its_own_name(roots: Roots) -> None:
-    toyweb = pytest.importorskip("dinov2lab.data.toyweb", reason="toyweb is not there yet")
     uri = "toyweb:pool?images=80&seed=1"
     source = open_source(uri, roots)
     assert source.uri == uri
     assert len(source.paths) == len(
-        open_source(f"parquet:{toyweb.materialise('pool?images=80&seed=1', roots.cache)}", roots).paths
+        open_source(f"parquet:{materialise('pool?images=80&seed=1', roots.cache)}", roots).paths
     )
     assert source.fingerprint() == open_source(uri, roots).fingerprint()
     assert source.fingerprint() != open_source("toyweb:pool?images=80", roots).fingerprint()
