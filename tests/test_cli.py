@@ -129,7 +129,7 @@ def blocked() -> str:
 def imported(*arguments: str) -> tuple[int, str, set[str]]:
     """The exit code, stdout and the top-level packages that a command imports."""
     process = program(*arguments, options=("-X", "importtime"))
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     return process.returncode, out, {line.split("|")[-1].strip().split(".")[0] for line in err.splitlines()}
 
 
@@ -306,7 +306,7 @@ class TestRecipe:
             while f" {process.pid} " not in blocked() and time.monotonic() < deadline:
                 time.sleep(0.1)
             process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=60)
+            _, err = process.communicate(timeout=300)
         assert process.returncode == 130
         assert err == "stopped; the same command goes on from here\n"
 
@@ -370,6 +370,6 @@ class TestProgress:
 
 
 def test_colour_only_where_it_is_wanted(project: Project) -> None:
-    out, _ = program("list", NO_COLOR="1", FORCE_COLOR="1", TERM="xterm").communicate(timeout=60)
+    out, _ = program("list", NO_COLOR="1", FORCE_COLOR="1", TERM="xterm").communicate(timeout=300)
     assert "\x1b[3" not in out
     assert "curation" in out

@@ -59,9 +59,15 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """Weights as in the reference: truncated normal 0.02 for linear layers and positions, 1e-6 for the class token."""
+        """Weights as in the reference: truncated normal 0.02 for linear layers and positions, 1e-6 for the class token.
+
+        The patch embedding is a convolution and keeps what torch gives one: uniform within 1 / sqrt(inputs).
+        """
+        bound = self.vit.patch_embed.proj.weight[0].numel() ** -0.5
         for name, parameter in self.named_parameters():
-            if name.endswith("bias") or name == "mask_token":
+            if "patch_embed" in name:
+                parameter.uniform_(-bound, bound, generator=generator)
+            elif name.endswith("bias") or name == "mask_token":
                 parameter.zero_()
             elif name.endswith("gamma"):
                 parameter.fill_(self.layer_scale)

@@ -29,14 +29,14 @@ def test_initialise_sets_every_parameter():
 
 
 def test_scores_are_cosines_with_the_prototypes_at_first():
-    built, tokens = head(), torch.randn(5, 8)
+    built, tokens = head().double(), torch.randn(5, 8, dtype=torch.float64)
     expected = F.cosine_similarity(built.mlp(tokens)[:, None], built.prototypes[None], dim=-1)
     torch.testing.assert_close(built(tokens), expected)
 
 
 def test_the_last_layer_is_a_weight_normed_linear_layer_without_bias():
-    built, tokens = head(), torch.randn(5, 8)
-    last = nn.utils.parametrizations.weight_norm(nn.Linear(6, 12, bias=False))
+    built, tokens = head().double(), torch.randn(5, 8, dtype=torch.float64)
+    last = nn.utils.parametrizations.weight_norm(nn.Linear(6, 12, bias=False)).double()
     with torch.no_grad():
         built.prototype_scale.uniform_(0.5, 2.0)
         last.parametrizations.weight.original0.copy_(built.prototype_scale)

@@ -146,7 +146,11 @@ def test_initialise_sets_every_parameter_to_what_the_reference_says():
     net.initialise(torch.Generator().manual_seed(0))
     for name, parameter in net.named_parameters():
         assert torch.isfinite(parameter).all(), name
-        if name.endswith("bias") or name == "mask_token":
+        if "patch_embed" in name:
+            bound = 1 / math.sqrt(net.vit.patch_embed.proj.weight[0].numel())
+            assert 0.8 * bound < parameter.abs().max().item() <= bound, name
+            assert parameter.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.15), name
+        elif name.endswith("bias") or name == "mask_token":
             assert (parameter == 0).all(), name
         elif name.endswith("gamma"):
             assert (parameter == 0.5).all(), name
