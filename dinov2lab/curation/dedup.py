@@ -24,6 +24,9 @@ class Rows(NamedTuple):
     mirrored: Floats | None  # (N, D) of the mirror images
     pixels: NDArray[np.str_]  # (N,) equal where the decoded images are equal
 
+    def first(self, count: int) -> "Rows":
+        return Rows(self.features[:count], _of(self.mirrored, slice(count)), self.pixels[:count])
+
 
 class Pairs(NamedTuple):
     """Near copies, each pair once, in the order of (a, b)."""
@@ -32,6 +35,11 @@ class Pairs(NamedTuple):
     b: Ints  # (P,) rows of the same pool, with a < b; or of the references
     score: Scores  # (P,)
     saturated: int  # rows with so many near copies that a list of the first length cannot hold them
+
+    def within(self, count: int) -> "Pairs":
+        """Those between the first `count` rows."""
+        inside = (self.a < count) & (self.b < count)
+        return Pairs(self.a[inside], self.b[inside], self.score[inside], self.saturated)
 
 
 def find_pairs(rows: Rows, threshold: float, neighbours: int, device: str = "cpu") -> Pairs:
@@ -106,7 +114,7 @@ def _scores(rows: Rows, left: Ints, right: Ints) -> Scores:
     return np.where(equal, 1.0, score)
 
 
-def _of(values: Floats | None, rows: Ints) -> Floats | None:
+def _of(values: Floats | None, rows: Ints | slice) -> Floats | None:
     return None if values is None else values[rows]
 
 

@@ -112,21 +112,27 @@ def _leaks(stage: Leaks, kept: pa.Table, pool: Read, others: Sequence[Read], inp
 
 
 def _duplicates(stage: Duplicates, kept: pa.Table, pool: Read, inputs: Inputs) -> Result:
-    places, paths = _places(kept, pool), _texts(kept, "path")
-    mirrored = inputs.features(stage.embedder, pool, mirror=True)[places] if stage.mirrored else None
-    rows = Rows(inputs.features(stage.embedder, pool)[places], mirrored, _texts(kept, "pixels"))
+    """Copies are looked for in the whole pool, so that those of images that fell before are told of too; who falls now is
+    decided among the kept rows alone. These come first, for a set of exact copies is searched for by its first row.
+    """
+    count, places = len(kept), _places(kept, pool)
+    order = np.concatenate([places, np.setdiff1d(np.arange(len(pool.rows)), places)])
+    mirrored = inputs.features(stage.embedder, pool, mirror=True)[order] if stage.mirrored else None
+    rows = Rows(inputs.features(stage.embedder, pool)[order], mirrored, pool.pixels[order])
     pairs = find_pairs(rows, stage.threshold, stage.neighbours, inputs.device)
-    stands_for, score = representatives(rows, pairs)
-    sizes = np.bincount(stands_for, minlength=len(kept))
-    table = pa.table([paths[pairs.a], paths[pairs.b], pairs.score], schema=PAIRS)
+    stands_for, score = representatives(rows.first(count), pairs.within(count))
+    sizes = np.bincount(stands_for, minlength=count)
+    paths = np.asarray(pool.paths, str)[order]
+    named = sorted(zip(*np.sort([paths[pairs.a], paths[pairs.b]], axis=0).tolist(), pairs.score.tolist(), strict=True))
+    table = pa.table([[pair[column] for pair in named] for column in range(3)], schema=PAIRS)
     counts = {
         "pairs": len(pairs.a),
         "components": int((sizes > 1).sum()),
         "largest_component": int(sizes.max()),
         "saturated": pairs.saturated,
     }
-    stays = stands_for == np.arange(len(kept))
     witness = paths[stands_for].astype(object)
+    stays = stands_for == np.arange(count)
     return _split(kept, stays, "duplicates", "duplicate", witness, score, tables={"pairs": table}, counts=counts)
 
 

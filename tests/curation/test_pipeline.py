@@ -77,6 +77,23 @@ def test_every_image_is_read_once(lab, pool):
     assert pool.reads == len(pool.paths)
 
 
+def test_copies_of_what_has_leaked_are_told_of_and_stand_for_nobody(tmp_path):
+    twins = {name: encoded(picture(7)) for name in ("a/leaked", "b/leaked")} | {"c/other": encoded(picture(8))}
+    pool = MemorySource("memory:pool", {**twins, "d/other": encoded(picture(8))})
+    lab = Lab(tmp_path, MemorySource("memory:test", {"t": encoded(picture(7))}))
+    folder = lab.curate(pool, CurationSpec(leaks=LEAKS, stages=(DUPLICATES,)))
+    assert [(row["a"], row["b"]) for row in folder.table("pairs").to_pylist()] == [
+        ("a/leaked", "b/leaked"),
+        ("c/other", "d/other"),
+    ]
+    assert column(folder, "kept") == ["c/other"]
+    assert {path: fate["reason"] for path, fate in fates(folder).items()} == {
+        "a/leaked": "leak",
+        "b/leaked": "leak",
+        "d/other": "duplicate",
+    }
+
+
 def test_copies_of_evaluation_images_fall_first(lab, pool):
     folder = lab.curate(pool, CurationSpec(leaks=LEAKS))
     leaks = dict(zip(column(folder, "leaks"), column(folder, "leaks", "reference"), strict=True))
