@@ -6,6 +6,7 @@ import resource
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from tiny import EMBEDDER, RECIPE, STUDY, dinov2lab
 
 
@@ -49,6 +50,12 @@ def test_the_arms_train_on_what_curation_left_them(lab: Path) -> None:
     )
     assert pool["rows"] + sum(pool["dropped"].values()) == 400
     assert set(pool["dropped"]) <= {"empty", "truncated", "not_an_image"}
+
+
+def test_every_run_shows_what_it_saw(lab: Path) -> None:
+    sheets = [Image.open(file) for file in lab.glob("lab/runs/*/pictures/views.png")]
+    assert len(sheets) == 2 * 2 + 1
+    assert {sheet.size for sheet in sheets} == {(2 * 34 + 2 * 18, 8 * 34)}  # two global and two local crops of 8 images
 
 
 def test_the_report_holds_every_run(lab: Path) -> None:

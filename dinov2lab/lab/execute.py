@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from dinov2lab.curation import gallery, pipeline
 from dinov2lab.data.loader import Pictures, evaluation_batches
-from dinov2lab.data.source import Roots, Source, labels_as, open_source
+from dinov2lab.data.source import Roots, Source, open_source
 from dinov2lab.draws import Key
 from dinov2lab.evaluation import protocol
 from dinov2lab.lab import provenance
+from dinov2lab.lab.judging import chosen_pictures, embedding, evaluation_data, references
+from dinov2lab.lab.pictures import draw_views
 from dinov2lab.model.features import features
 from dinov2lab.model.vit import Backbone, Pretrained
 from dinov2lab.spec.cost import flops_of_run, images_of_run
@@ -28,7 +29,6 @@ from dinov2lab.store.manifest import ManifestFolder
 from dinov2lab.store.result import Cost, RunFolder, RunResult
 from dinov2lab.training import checkpoint, loop
 from dinov2lab.training.step import Diverged
-from dinov2lab.training.teacher import build_student
 
 Stop = Callable[[], bool]
 
@@ -118,15 +118,22 @@ def _compute(
     train = chosen_pictures(sources[spec.data.train], manifest_folder)
     if len(train) == 0:
         raise ValueError(f"{spec.data.train}: curation has left no image to train on")
-    data = evaluation_data(spec, sources, train, workspace, roots, resources)
+    data = evaluation_data(spec, sources, train, workspace, roots)
     _write_provenance(folder, resources, device, manifest_folder, fingerprints, workspace)
-    embed = embedding(spec.views.global_px)
+    draw_views(spec, train, folder.pictures)
+    px = spec.views.global_px
     trained = loop.train(
-        spec, train, folder, resources, device, lambda net: protocol.look(embed(net), data, spec.evaluation), stop
+        spec,
+        train,
+        folder,
+        resources,
+        device,
+        lambda net: protocol.look(embedding(net, px), data, spec.evaluation),
+        stop,
     )
     if trained is None:
         raise Stopped
-    metrics = protocol.final(embed(trained.backbone), data, spec.evaluation)
+    metrics = protocol.final(embedding(trained.backbone, px), data, spec.evaluation)
     metrics |= references(spec, data, device)
     metrics |= {name: value for name, value in folder.rows()[-1].items() if name.startswith("loss/")}
     checkpoint.save_backbone(trained.backbone, folder.backbone)
@@ -200,71 +207,6 @@ def load_backbone(spec: RunSpec, file: Path) -> Backbone:
     backbone = Backbone(spec.model, spec.views.global_px)
     backbone.load_state_dict(checkpoint.load(file))
     return backbone
-
-
-def embedding(px: int) -> Callable[[Backbone], protocol.Embedding]:
-    """How evaluations see a backbone: as a function from pictures to features."""
-
-    def of(backbone: Backbone) -> protocol.Embedding:
-        def embed(pictures: Pictures) -> Tensor:
-            return features(backbone, evaluation_batches(pictures, px))
-
-        return embed
-
-    return of
-
-
-def chosen_pictures(source: Source, manifest: ManifestFolder) -> Pictures:
-    kept = manifest.table("kept")
-    assert kept is not None  # every folder has it
-    return Pictures(source, kept["row"].to_pylist())
-
-
-def evaluation_data(
-    spec: RunSpec, sources: dict[str, Source], train: Pictures, workspace: Workspace, roots: Roots, resources: Resources
-) -> protocol.EvaluationData:
-    """Memory and test, as far as they are there and labelled; their unreadable images are left out by the same reading."""
-    memory_uri, test_uri = spec.evaluation.memory, spec.evaluation.test
-    unlabelled = Pictures(sources[spec.data.train], train.rows[: protocol.HEALTH_IMAGES])
-    if memory_uri is None or len(sources[memory_uri].classes) < 2:
-        return protocol.EvaluationData(None, None, unlabelled)
-    classes = sources[memory_uri].classes
-
-    def labelled(uri: str) -> protocol.Labelled:
-        source = sources[uri]
-        read = pipeline.curate(
-            source,
-            None,
-            Key(0),
-            open=lambda u: open_source(u, roots),
-            embed=_no_embedder,
-            cache=workspace.cache / "manifests",
-        )
-        pictures = chosen_pictures(source, read)
-        return protocol.Labelled(pictures, torch.from_numpy(labels_as(source, classes)[list(pictures.rows)]))
-
-    test = labelled(test_uri) if test_uri is not None and sources[test_uri].labels is not None else None
-    return protocol.EvaluationData(labelled(memory_uri), test, unlabelled)
-
-
-def _no_embedder(embedder: Embedder, source: Source, rows: Sequence[int]) -> NDArray[np.float32]:
-    raise AssertionError("a source that is only read needs no embedder")
-
-
-def references(spec: RunSpec, data: protocol.EvaluationData, device: torch.device) -> dict[str, float]:
-    """The two reference rows of every report: raw pixels, and this very network before its first step."""
-    if data.memory is None:
-        return {}
-    student = build_student(spec, Key(spec.seed, spec.replicate))
-    untrained = student["backbone"].to(device)
-    assert isinstance(untrained, Backbone)
-    rows = {"pixels": protocol.pixels, "untrained": embedding(spec.views.global_px)(untrained)}
-    return {
-        f"{name}/{metric}": value
-        for name, embed in rows.items()
-        for metric, value in protocol.final(embed, data, spec.evaluation).items()
-        if not metric.startswith("choice/")
-    }
 
 
 def _draw_examples(manifest: ManifestFolder, source: Source, roots: Roots) -> None:

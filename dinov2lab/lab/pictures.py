@@ -1,0 +1,52 @@
+"""What a run saw, as pictures in its folder: nobody debugs an augmentation by its numbers."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dinov2lab.data.loader import Order, Pictures
+from dinov2lab.data.views import MEAN, STD, views
+from dinov2lab.draws import Key
+from dinov2lab.spec.run import RunSpec
+from dinov2lab.store import atomic
+
+_IMAGES = 8
+_GAP = 2  # pixels
+
+
+def draw_views(spec: RunSpec, pictures: Pictures, folder: Path) -> None:
+    """views.png: a row for each of the first images of the run, its global and its local crops side by side."""
+    file = folder / "views.png"
+    if file.exists():
+        return
+    key = Key(spec.seed, spec.replicate)
+    positions = np.arange(min(_IMAGES, spec.optim.batch))
+    chosen = [pictures[index] for index in Order(len(pictures), key)(positions).tolist()]
+    crops = views(chosen, positions, key, spec.views)
+    rows = [[crop for group in crops for crop in group[image :: len(chosen)]] for image in range(len(chosen))]
+    sheet = contact_sheet(rows)
+    atomic.write(file, lambda path: sheet.save(path, "PNG"))
+
+
+def contact_sheet(rows: list[list[Tensor]]) -> Image.Image:
+    """Normalised crops (3, H, W) of any sizes, laid out in rows on white."""
+    tiles = [[_image(crop) for crop in row] for row in rows]
+    width = max(sum(tile.width + _GAP for tile in row) for row in tiles)
+    height = sum(max(tile.height for tile in row) + _GAP for row in tiles)
+    sheet = Image.new("RGB", (width, height), "white")
+    top = 0
+    for row in tiles:
+        left = 0
+        for tile in row:
+            sheet.paste(tile, (left, top))
+            left += tile.width + _GAP
+        top += max(tile.height for tile in row) + _GAP
+    return sheet
+
+
+def _image(crop: Tensor) -> Image.Image:
+    pixels = (crop * STD + MEAN).clamp(0, 1).mul(255).round().to(torch.uint8)
+    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
