@@ -1,7 +1,7 @@
 """What a study left on disk, as rows: read once, and shown only from here, so that every number has its run."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from dinov2lab.spec.study import Study, expand
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.result import RunResult
 
+ROWS = 50  # of a run's metrics.jsonl that the table tells of, besides its looks at val
 COLUMNS = ["study", "arm", "seed", "run", "metric", "step", "value"]
 NOT_METRICS = ("step", "images", "time")
 
@@ -106,7 +107,10 @@ def _read(workspace: Workspace, arm: str, seed: int, run: str, spec: RunSpec) ->
 
 
 def results_table(study: Study, runs: Iterable[Run]) -> pd.DataFrame:
-    """Tidy: one value a row. Final metrics, and the costs under cost/, stand at the run's last step."""
+    """Tidy: one value a row. Final metrics, and the costs under cost/, stand at the run's last step.
+
+    The history is thinned to about ROWS rows a run, so that a table can be kept beside its report.
+    """
     rows = [(study.name, run.arm, run.seed, run.id, *measured) for run in runs for measured in _measured(run)]
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -116,12 +120,20 @@ def _measured(run: Run) -> Iterable[tuple[str, int, float]]:
     finals = dict(run.finals)
     if finals and run.outcome and run.outcome.cost:
         finals |= {f"cost/{name}": float(number) for name, number in run.outcome.cost.model_dump().items()}
-    for row in run.rows:
+    for row in _thinned(run.rows):
         for metric, number in row.items():
             if metric not in NOT_METRICS and not (row["step"] >= last and metric in finals):
                 yield metric, row["step"], number
     for metric, number in finals.items():
         yield metric, last, number
+
+
+def _thinned(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every look at val, and so many of the other rows; metrics.jsonl keeps them all."""
+    stride = max(1, -(-len(rows) // ROWS))
+    return [
+        row for index, row in enumerate(rows) if index % stride == 0 or any(name.startswith("val/") for name in row)
+    ]
 
 
 def finals(runs: Iterable[Run], arm: str, metric: str) -> dict[int, float]:
