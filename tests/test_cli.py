@@ -118,12 +118,19 @@ def program(*arguments: str, options: tuple[str, ...] = (), **environment: str) 
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": ROOT} | environment,
+        preexec_fn=interruptible,
     )
 
 
-def blocked() -> str:
-    """The lines of the processes that wait for a lock."""
-    return "\n".join(line for line in Path("/proc/locks").read_text().splitlines() if "->" in line)
+def waited_for(lock: Path) -> bool:
+    """Whether a process waits for `lock`."""
+    lines = Path("/proc/locks").read_text().splitlines()
+    return any("->" in line and f":{lock.stat().st_ino} " in line for line in lines)
+
+
+def interruptible() -> None:
+    """In a new process: what a shell starts in the background begins with Ctrl-C ignored, and its children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def imported(*arguments: str) -> tuple[int, str, set[str]]:
@@ -303,7 +310,7 @@ class TestRecipe:
         with atomic.locked(lock):
             process = program("run", "small", "--device", "cpu")
             deadline = time.monotonic() + 60
-            while f" {process.pid} " not in blocked() and time.monotonic() < deadline:
+            while not waited_for(lock) and time.monotonic() < deadline:
                 time.sleep(0.1)
             process.send_signal(signal.SIGINT)
             _, err = process.communicate(timeout=300)
