@@ -313,7 +313,10 @@ class TestRecipe:
             while not waited_for(lock) and time.monotonic() < deadline:
                 time.sleep(0.1)
             process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=300)
+            try:
+                _, err = process.communicate(timeout=300)
+            finally:
+                process.kill()
         assert process.returncode == 130
         assert err == "stopped; the same command goes on from here\n"
 
