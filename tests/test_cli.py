@@ -12,6 +12,7 @@ from pathlib import Path
 
 import fabricated
 import pytest
+from tiny import interruptible
 
 from dinov2lab.cli import main
 from dinov2lab.data.source import Roots, open_source
@@ -126,11 +127,6 @@ def waited_for(lock: Path) -> bool:
     """Whether a process waits for `lock`."""
     lines = Path("/proc/locks").read_text().splitlines()
     return any("->" in line and f":{lock.stat().st_ino} " in line for line in lines)
-
-
-def interruptible() -> None:
-    """In a new process: what a shell starts in the background begins with Ctrl-C ignored, and its children inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def imported(*arguments: str) -> tuple[int, str, set[str]]:

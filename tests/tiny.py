@@ -1,6 +1,7 @@
-"""A study as small as it gets, and the command in a terminal of its own."""
+"""A study as small as it gets, and commands in processes of their own."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -57,3 +58,8 @@ def dinov2lab(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     command = [sys.executable, "-m", "dinov2lab.cli", *words]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def interruptible() -> None:
+    """In a new process: what a shell starts in the background begins with Ctrl-C ignored, and its children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -14,6 +14,7 @@ from pathlib import Path
 import fabricated
 import pytest
 from mirrored import assert_equal_to_disk, client, finished_study, runs_of
+from tiny import interruptible
 
 from dinov2lab.lab import tracking
 from dinov2lab.spec.study import expand
@@ -144,7 +145,8 @@ def test_the_pages_are_served_until_ctrl_c(tmp_path: Path, monkeypatch: pytest.M
     finished_study(workspace, study, count=3)
     tracking.sync(study, workspace, SILENT)
     port = Server(tmp_path).port
-    pages = subprocess.Popen([sys.executable, "-c", PAGES, str(workspace.path), str(port)], start_new_session=True)
+    command = [sys.executable, "-c", PAGES, str(workspace.path), str(port)]
+    pages = subprocess.Popen(command, start_new_session=True, preexec_fn=interruptible)
     wait_until_healthy(f"http://127.0.0.1:{port}")
     os.kill(pages.pid, 2)
     assert pages.wait(30) == 0
