@@ -12,7 +12,8 @@ from dinov2lab.lab.plan import as_stored, is_finished, plan
 from dinov2lab.spec.cost import images_of_run
 from dinov2lab.spec.identity import run_id
 from dinov2lab.spec.load import FOLDERS, SpecError, find, headline, kind_of, load_recipe, load_study
-from dinov2lab.spec.run import Resources, RunSpec
+from dinov2lab.spec.resources import Resources
+from dinov2lab.spec.run import RunSpec
 from dinov2lab.spec.study import Cell, Study, expand
 from dinov2lab.store import atomic
 from dinov2lab.store.folders import Workspace

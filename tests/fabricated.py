@@ -4,7 +4,8 @@ import json
 import random
 from pathlib import Path
 
-from dinov2lab.spec.run import CurationSpec, DataSpec, OptimSpec, RunSpec, Sample
+from dinov2lab.spec.curation import CurationSpec, Sample
+from dinov2lab.spec.run import DataSpec, OptimSpec, RunSpec
 from dinov2lab.spec.study import Arm, Cell, Decide, Study
 from dinov2lab.store import atomic
 from dinov2lab.store.folders import Workspace

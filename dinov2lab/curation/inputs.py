@@ -16,8 +16,8 @@ from dinov2lab.curation.embed import Mirrored, mirrored, read_thumbnails, thumbn
 from dinov2lab.curation.index import Floats, Ints
 from dinov2lab.curation.scan import THUMBNAIL_PX, scan
 from dinov2lab.data.source import Source, Unreadable
+from dinov2lab.spec.curation import Embedder, Thumbnails
 from dinov2lab.spec.identity import canonical
-from dinov2lab.spec.run import Embedder, Thumbnails
 from dinov2lab.store.manifest import ManifestFolder
 
 Embed = Callable[[Embedder, Source, Sequence[int]], NDArray[np.float32]]  # (N, D) of unit length, for rows of a source

@@ -23,7 +23,7 @@ from dinov2lab.curation.inputs import Embed, Inputs, Read
 from dinov2lab.curation.scan import KEPT
 from dinov2lab.data.source import Source
 from dinov2lab.draws import Key
-from dinov2lab.spec.run import CurationSpec, Duplicates, Leaks, Retrieve, Sample
+from dinov2lab.spec.curation import CurationSpec, Duplicates, Leaks, Retrieve, Sample
 from dinov2lab.store.manifest import ManifestFolder
 
 __all__ = ["Embed", "curate"]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from dinov2lab.curation.cache import LEDGER, Result
 from dinov2lab.curation.embed import thumbnail
 from dinov2lab.data.source import Source, Unreadable, decode
-from dinov2lab.spec.run import Thumbnails
+from dinov2lab.spec.curation import Thumbnails
 
 THUMBNAIL_PX = Thumbnails().px  # drawn in the same pass: copies are found by them unless a spec says otherwise
 

@@ -21,8 +21,10 @@ from dinov2lab.lab.pictures import draw_views
 from dinov2lab.model.features import features
 from dinov2lab.model.vit import Backbone, Pretrained
 from dinov2lab.spec.cost import flops_of_run, images_of_run
+from dinov2lab.spec.curation import Embedder, RunEmbedder, TimmEmbedder
 from dinov2lab.spec.identity import run_id
-from dinov2lab.spec.run import Embedder, Resources, RunEmbedder, RunSpec, TimmEmbedder
+from dinov2lab.spec.resources import Resources
+from dinov2lab.spec.run import RunSpec
 from dinov2lab.store import atomic
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.manifest import ManifestFolder

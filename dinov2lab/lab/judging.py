@@ -13,7 +13,8 @@ from dinov2lab.draws import Key
 from dinov2lab.evaluation import protocol
 from dinov2lab.model.features import features
 from dinov2lab.model.vit import Backbone
-from dinov2lab.spec.run import Embedder, RunSpec
+from dinov2lab.spec.curation import Embedder
+from dinov2lab.spec.run import RunSpec
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.manifest import ManifestFolder
 from dinov2lab.training.teacher import build_student

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from dinov2lab.data.source import Roots, open_source
 from dinov2lab.lab.provenance import code_id, commit
-from dinov2lab.spec.run import Resources
+from dinov2lab.spec.resources import Resources
 from dinov2lab.spec.study import Cell, Study, expand
 from dinov2lab.store import atomic
 from dinov2lab.store.folders import Workspace

@@ -14,7 +14,8 @@ from pathlib import Path
 from dinov2lab.data.source import Roots
 from dinov2lab.lab.execute import Busy, Stopped, execute
 from dinov2lab.spec.identity import run_id
-from dinov2lab.spec.run import Resources, RunSpec
+from dinov2lab.spec.resources import Resources
+from dinov2lab.spec.run import RunSpec
 from dinov2lab.store.folders import Workspace
 
 

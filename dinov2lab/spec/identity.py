@@ -1,23 +1,18 @@
 """A run is its content hash: of the resolved spec, never of a difference from defaults, never of where it ran.
 
-A field that is added to a spec later declares the value that its absence meant, with `later(absent=...)`, and is left out of
-the hash at that value, so that the ids of runs from before it survive. tests/golden/run_ids.json proves it.
+A field that is added to a spec later declares the value that its absence meant, with `later(absent=...)` of section.py,
+and is left out of the hash at that value: the ids of runs from before it survive. tests/golden/run_ids.json proves it.
 """
 
 import hashlib
 import json
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from dinov2lab.spec.run import RunSpec
 
 ID_LENGTH = 12
-
-
-def later(*, absent: Any, **field: Any) -> Any:
-    """A pydantic Field for a spec that has been released without it; it defaults to what its absence meant."""
-    return Field(default=absent, json_schema_extra={"absent": absent}, **field)
 
 
 def canonical(value: Any) -> Any:

@@ -12,7 +12,8 @@ from dinov2lab.spec.document import Item, SpecError, did_you_mean, nearest_file,
 from dinov2lab.spec.fields import Location, complain, is_field, locate, suggestion
 from dinov2lab.spec.identity import content_id
 from dinov2lab.spec.overrides import TAGS, Override, changes_anything, leaves, put, refuse_unchanged, sets
-from dinov2lab.spec.run import RunSpec, Section
+from dinov2lab.spec.run import RunSpec
+from dinov2lab.spec.section import Section
 from dinov2lab.spec.study import Study, expand
 
 __all__ = ["SpecError", "find", "headline", "kind_of", "load_recipe", "load_study"]

@@ -6,20 +6,10 @@ The defaults are those of the released ViT-L/16 "short" recipe (facebookresearch
 
 from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-
-class Section(BaseModel):
-    """A frozen part of a spec. Unknown keys, wrong types, NaN and infinities are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-Steps = Annotated[int, Field(ge=0)]
+from dinov2lab.spec.curation import CurationSpec, Duplicates, Leaks, Retrieve, RunEmbedder
+from dinov2lab.spec.section import Count, Fraction, NotNegative, Positive, Section, Steps
 
 
 class Architecture(NamedTuple):
@@ -40,80 +30,6 @@ class DataSpec(Section):
     """Where the training images come from: `toyweb:PART`, `folder:PATH` or `parquet:PATH`."""
 
     train: str = "toyweb:pool"
-
-
-class Thumbnails(Section):
-    """Embedder without weights: a small colour picture, its mean removed. For copies, not for meaning."""
-
-    kind: Literal["thumbnails"] = "thumbnails"
-    px: Count = 16
-
-
-class TimmEmbedder(Section):
-    """A timm model with its public weights, where the machine has them."""
-
-    kind: Literal["timm"]
-    name: str
-    px: Count = 224
-
-
-class RunEmbedder(Section):
-    """The teacher backbone of another run, which is trained first where it is missing."""
-
-    kind: Literal["run"]
-    run: "RunSpec"
-
-    @model_validator(mode="after")
-    def _stands_alone(self) -> Self:
-        if self.run.curation is not None:
-            raise ValueError("the run of an embedder must have no curation of its own")
-        return self
-
-
-Embedder = Annotated[Thumbnails | TimmEmbedder | RunEmbedder, Field(discriminator="kind")]
-
-
-class Leaks(Section):
-    """Relative deduplication (DINOv2, appendix A.3): copies of evaluation images leave the pool before anything else."""
-
-    against: Annotated[tuple[str, ...], Field(min_length=1)]
-    embedder: Embedder = Thumbnails()
-    threshold: Fraction = 0.9
-    mirrored: bool = True
-
-
-class Duplicates(Section):
-    """Self-deduplication (A.3): one image is kept of each connected component of the graph of near copies."""
-
-    stage: Literal["duplicates"]
-    embedder: Embedder = Thumbnails()
-    threshold: Fraction = 0.95
-    neighbours: Count = 64
-    mirrored: bool = True
-
-
-class Retrieve(Section):
-    """Sample-based retrieval (section 3): the pool images closest to the queries, nearest ranks first."""
-
-    stage: Literal["retrieve"]
-    queries: str
-    embedder: Embedder
-    images: Count
-
-
-class Sample(Section):
-    """A random sample, drawn by the run's seed; a smaller sample of one seed lies inside a larger one."""
-
-    stage: Literal["sample"]
-    images: Count
-
-
-Stage = Annotated[Duplicates | Retrieve | Sample, Field(discriminator="stage")]
-
-
-class CurationSpec(Section):
-    leaks: Leaks | None = None
-    stages: tuple[Stage, ...] = ()
 
 
 class ColourJitter(Section):
@@ -283,17 +199,7 @@ class RunSpec(Section):
         return self
 
 
-RunEmbedder.model_rebuild()
-Leaks.model_rebuild()
-Duplicates.model_rebuild()
-Retrieve.model_rebuild()
-CurationSpec.model_rebuild()
-RunSpec.model_rebuild()
-
-
-class Resources(Section):
-    """Where and how a run is computed. Never part of the hash."""
-
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: Count = 1
-    checkpoint_seconds: Positive = 30.0
+# A recipe may hold another one, that of its embedder: here, where both kinds are known, the circle is closed.
+_KNOWN = {"RunSpec": RunSpec}
+for _section in (RunEmbedder, Leaks, Duplicates, Retrieve, CurationSpec, RunSpec):
+    _section.model_rebuild(_types_namespace=_KNOWN)

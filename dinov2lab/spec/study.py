@@ -6,7 +6,8 @@ from pydantic import Field, model_validator
 
 from dinov2lab.spec.cost import flops_of_run
 from dinov2lab.spec.identity import run_id
-from dinov2lab.spec.run import Count, RunSpec, Section
+from dinov2lab.spec.run import RunSpec
+from dinov2lab.spec.section import Count, Section
 
 
 class Arm(Section):

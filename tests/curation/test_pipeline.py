@@ -20,7 +20,16 @@ from dinov2lab.curation.pipeline import curate
 from dinov2lab.curation.scan import pixel_key
 from dinov2lab.data.source import Source, decode
 from dinov2lab.draws import Key
-from dinov2lab.spec.run import CurationSpec, Duplicates, Embedder, Leaks, Retrieve, Sample, Thumbnails, TimmEmbedder
+from dinov2lab.spec.curation import (
+    CurationSpec,
+    Duplicates,
+    Embedder,
+    Leaks,
+    Retrieve,
+    Sample,
+    Thumbnails,
+    TimmEmbedder,
+)
 from dinov2lab.store.manifest import Manifest, ManifestFolder
 
 LEAKS = Leaks(against=("memory:test",))

@@ -10,17 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dinov2lab.spec.curation import CurationSpec, Duplicates, Leaks, Retrieve, Sample, Thumbnails
 from dinov2lab.spec.identity import content_id
-from dinov2lab.spec.run import (
-    CurationSpec,
-    Duplicates,
-    Leaks,
-    OptimSpec,
-    Retrieve,
-    RunSpec,
-    Sample,
-    Thumbnails,
-)
+from dinov2lab.spec.run import OptimSpec, RunSpec
 from dinov2lab.spec.study import Arm, Cell, Decide, Study, expand
 from dinov2lab.store import atomic
 from dinov2lab.store.folders import Workspace

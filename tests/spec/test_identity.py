@@ -16,9 +16,12 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
 
-from dinov2lab.spec.identity import content_id, later, run_id
+from dinov2lab.spec.curation import RunEmbedder
+from dinov2lab.spec.identity import content_id, run_id
 from dinov2lab.spec.load import load_recipe
-from dinov2lab.spec.run import Resources, RunEmbedder, RunSpec, Section
+from dinov2lab.spec.resources import Resources
+from dinov2lab.spec.run import RunSpec
+from dinov2lab.spec.section import Section, later
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "run_ids.json"
 EXPERIMENTS = Path(__file__).parent.parent.parent / "experiments"

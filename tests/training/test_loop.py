@@ -13,7 +13,8 @@ from torch import Tensor
 from dinov2lab.data.loader import Order
 from dinov2lab.draws import Key
 from dinov2lab.model.vit import Backbone
-from dinov2lab.spec.run import Resources, RunSpec
+from dinov2lab.spec.resources import Resources
+from dinov2lab.spec.run import RunSpec
 from dinov2lab.store.result import RunFolder
 from dinov2lab.training import checkpoint
 from dinov2lab.training.loop import MetricsLog, Trained, make_batch, train
