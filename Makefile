@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-system env lint
+.PHONY: demo test test-system env lint slurm-up slurm-down
 .NOTPARALLEL:
 
 demo: .venv/.cpu
@@ -23,6 +23,14 @@ lint: .venv/.dev
 	$(BIN)/mypy
 
 env: .venv/.dev
+
+# A Slurm of two nodes on this machine, of one's own: it says which variable makes sbatch and dinov2lab find it.
+slurm-up:
+	@tests/slurm/cluster install
+	@tests/slurm/cluster up
+
+slurm-down:
+	@tests/slurm/cluster down
 
 .venv/.cpu: EXTRAS := cpu
 .venv/.dev: EXTRAS := cpu,dev

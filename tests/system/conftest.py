@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from services import missing
 
 FLAGS = (
     "--headless",
@@ -19,13 +20,6 @@ FLAGS = (
     "--disable-sync",
     "--window-size=1400,1600",
 )
-
-
-def missing(what: str) -> None:
-    """On a person's machine a reason to skip, in CI a failure."""
-    if os.environ.get("CI"):
-        pytest.fail(what)
-    pytest.skip(what)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,32 @@
+"""A real Slurm: the one that is up, else one that is started for these tests and stopped after them."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from services import missing
+
+SCRIPT = Path(__file__).parent / "cluster"
+
+
+def cluster(*words: str) -> str:
+    answer = subprocess.run([SCRIPT, *words], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[Path]:
+    """Its SLURM_CONF, which is in the environment while the tests run."""
+    if not all(Path("/usr/sbin", name).exists() for name in ("munged", "slurmctld", "slurmd")):
+        missing("needs Slurm (Debian: apt install slurm-wlm munge)")
+    configuration = Path(cluster("env").strip().partition("=")[2])
+    running = configuration.exists()
+    cluster("up")
+    os.environ["SLURM_CONF"] = str(configuration)
+    yield configuration
+    del os.environ["SLURM_CONF"]
+    if not running:
+        cluster("down")
