@@ -3,22 +3,23 @@
 Norms, projections and MLPs see the tokens of all crops at once; attention stays within a crop. The weights and their names
 are timm's, so that they travel; the mask token is ours.
 
-    B crops of one size   T tokens of a crop (class token first)   N = T - 1 patches   D width
+    B crops of one size   T tokens of a crop: class token, R registers, N patches   D width
     S = sum of B * T over the sizes: the packed tokens             G sizes
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import timm
 import torch
 import torch.nn.functional as F
-from timm.layers import resample_abs_pos_embed
+from timm.layers import SwiGLUPacked
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from dinov2lab.spec.run import ModelSpec
+from dinov2lab.spec.model import ModelSpec
 
 Shapes = Sequence[tuple[int, int]]  # (B, T) of each size
 
@@ -53,15 +54,20 @@ class Backbone(nn.Module):
             init_values=model.layer_scale,
             dynamic_img_size=True,
             weight_init="skip",
+            reg_tokens=model.registers,
+            no_embed_class=model.registers > 0,  # as the released networks with registers, see `positions_at`
+            **_feed_forward(model),
         )
         self.mask_token = nn.Parameter(torch.zeros(1, dim))
+        self.registers = model.registers
         self.dim, self.depth, self.heads, self.layer_scale = dim, depth, heads, model.layer_scale
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """Weights as in the reference: truncated normal 0.02 for linear layers and positions, 1e-6 for the class token.
+        """Weights as in the reference: truncated normal 0.02 for linear layers and positions, 1e-6 for the other tokens.
 
-        The patch embedding is a convolution and keeps what torch gives one: uniform within 1 / sqrt(inputs).
+        The patch embedding is a convolution and keeps what torch gives one: uniform within 1 / sqrt(inputs). With registers
+        timm's class token holds its position as well, and starts as their sum would.
         """
         bound = self.vit.patch_embed.proj.weight[0].numel() ** -0.5
         for name, parameter in self.named_parameters():
@@ -73,7 +79,7 @@ class Backbone(nn.Module):
                 parameter.fill_(self.layer_scale)
             elif "norm" in name:
                 parameter.fill_(1.0)
-            elif name.endswith("cls_token"):
+            elif name.endswith("reg_token") or (name.endswith("cls_token") and not self.registers):
                 parameter.normal_(std=1e-6, generator=generator)
             else:
                 nn.init.trunc_normal_(parameter, std=0.02, generator=generator)
@@ -95,21 +101,20 @@ class Backbone(nn.Module):
             x = _residual(x, shapes, expand, partial(_mlp, block))
         x = self.vit.norm(x)
         unpacked = [part.view(b, t, -1) for part, (b, t) in zip(_split(x, shapes), shapes, strict=True)]
-        return [Tokens(tokens[:, 0], tokens[:, 1:]) for tokens in unpacked]
+        return [Tokens(tokens[:, 0], tokens[:, 1 + self.registers :]) for tokens in unpacked]
 
     def _embed(self, images: Tensor, masks: Tensor | None) -> Tensor:
-        """(B, T, D): patches, masked ones replaced before the positions are added, behind the class token."""
+        """(B, T, D): patches, masked ones replaced before the positions are added, behind class token and registers."""
         patches = self.vit.patch_embed.proj(images)  # (B, D, h, w)
         grid = (patches.shape[2], patches.shape[3])
         patches = patches.flatten(2).transpose(1, 2)  # (B, N, D)
         if masks is not None:
             patches = torch.where(masks[..., None], self.mask_token.to(patches.dtype), patches)
-        tokens = torch.cat([self.vit.cls_token.expand(len(patches), -1, -1), patches], dim=1)
-        positions = self.vit.pos_embed
-        if grid != tuple(self.vit.patch_embed.grid_size):
-            positions = resample_abs_pos_embed(positions, new_size=list(grid), num_prefix_tokens=1)
-        out: Tensor = tokens + positions
-        return out
+        positions = positions_at(self.vit.pos_embed, grid, self.registers)
+        first = [self.vit.cls_token.expand(len(patches), -1, -1)]
+        if self.registers:
+            return torch.cat([*first, self.vit.reg_token.expand(len(patches), -1, -1), patches + positions], dim=1)
+        return torch.cat([*first, patches], dim=1) + positions
 
     def _attention(self, block: Block, x: Tensor, shapes: Shapes) -> Tensor:
         """The attention branch on packed tokens (S, D), each crop by itself."""
@@ -119,6 +124,33 @@ class Backbone(nn.Module):
             mixed.append(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b * t, -1))
         out: Tensor = block.ls1(block.attn.proj(torch.cat(mixed)))
         return out
+
+
+def _feed_forward(model: ModelSpec) -> dict[str, Any]:
+    """What timm has to be told for layers of that kind and inner width; its SwiGLU counts gate and value together."""
+    if model.ffn == "mlp":
+        return {}
+    ratio = (2 * model.hidden + 0.5) / model.architecture.dim  # timm rounds the product down
+    return {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU, "mlp_ratio": ratio}
+
+
+def positions_at(positions: Tensor, grid: tuple[int, int], registers: int) -> Tensor:
+    """The position embeddings of a square grid of patches, resampled to another `grid` as the reference does.
+
+    Without registers (1, 1 + N, D), the class token's first, in bicubic steps of N / (n + 0.1); with registers (1, N, D),
+    antialiased and without that offset (dinov2, models/vision_transformer.py, interpolate_pos_encoding).
+    """
+    side = math.isqrt(positions.shape[1])  # of N patches, with or without the class token
+    if grid == (side, side):
+        return positions
+    prefix, patches = positions.split([positions.shape[1] - side**2, side**2], dim=1)
+    picture = patches.float().unflatten(1, (side, side)).permute(0, 3, 1, 2)  # (1, D, side, side)
+    if registers:
+        picture = F.interpolate(picture, size=grid, mode="bicubic", antialias=True)
+    else:
+        offset = ((grid[0] + 0.1) / side, (grid[1] + 0.1) / side)
+        picture = F.interpolate(picture, scale_factor=offset, mode="bicubic")
+    return torch.cat([prefix, picture.flatten(2).transpose(1, 2).to(positions.dtype)], dim=1)
 
 
 def _mlp(block: Block, x: Tensor, shapes: Shapes) -> Tensor:

@@ -14,9 +14,11 @@ def tokens(px: int, patch: int) -> int:
 def _backbone(spec: RunSpec, px: int) -> tuple[int, int]:
     """Forward FLOPs of one crop: (blocks, patch embedding)."""
     dim, depth, _ = spec.model.architecture
-    count = tokens(px, spec.model.patch)
-    blocks = depth * (24 * count * dim**2 + 4 * count**2 * dim)
-    return blocks, 2 * (count - 1) * 3 * spec.model.patch**2 * dim
+    patches = tokens(px, spec.model.patch) - 1
+    count = 1 + spec.model.registers + patches
+    projections = 3 if spec.model.ffn == "swiglu" else 2
+    blocks = depth * (2 * count * dim * (4 * dim + projections * spec.model.hidden) + 4 * count**2 * dim)
+    return blocks, 2 * patches * 3 * spec.model.patch**2 * dim
 
 
 def _head(dim: int, head: Head) -> int:

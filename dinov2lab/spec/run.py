@@ -4,26 +4,13 @@ Durations are in steps, sizes in images or pixels, and the batch is global: noth
 The defaults are those of the released ViT-L/16 "short" recipe (facebookresearch/dinov2, vitl16_short.yaml).
 """
 
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from dinov2lab.spec.curation import CurationSpec, Duplicates, Leaks, Retrieve, RunEmbedder
+from dinov2lab.spec.model import ModelSpec
 from dinov2lab.spec.section import Count, Fraction, NotNegative, Positive, Section, Steps
-
-
-class Architecture(NamedTuple):
-    dim: int
-    depth: int
-    heads: int
-
-
-ARCHITECTURES: dict[str, Architecture] = {
-    "pico": Architecture(64, 4, 2),  # ours: learns in minutes on two cores
-    "nano": Architecture(128, 6, 4),  # ours
-    "tiny": Architecture(192, 12, 3),  # DeiT-Ti (arXiv 2012.12877, Table 1)
-    "small": Architecture(384, 12, 6),  # DINOv2, Table 17
-}
 
 
 class DataSpec(Section):
@@ -55,17 +42,6 @@ class ViewsSpec(Section):
     # `reference` blurs 0 %, 90 % and 50 % of global 1, global 2 and local crops: the released code passes 1 - p.
     blur: Literal["reference", "intended", "off"] = "reference"
     blur_sigma: tuple[Positive, Positive] = (0.1, 2.0)  # pixels of the crop
-
-
-class ModelSpec(Section):
-    size: Literal["pico", "nano", "tiny", "small"] = "small"
-    patch: Count = 16
-    layer_scale: Positive = 1e-5
-    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.3
-
-    @property
-    def architecture(self) -> Architecture:
-        return ARCHITECTURES[self.size]
 
 
 class Head(Section):

@@ -2,16 +2,18 @@
 
 import math
 
+import numpy as np
 import pytest
 import timm
 import torch
 from torch import Tensor, nn
 
 from dinov2lab.model.features import features
-from dinov2lab.model.vit import Backbone, Kept, Tokens
-from dinov2lab.spec.run import ModelSpec
+from dinov2lab.model.vit import Backbone, Kept, Tokens, positions_at
+from dinov2lab.spec.model import ModelSpec
 
 MODEL = ModelSpec(size="pico", patch=8, layer_scale=0.5)
+KINDS = [MODEL, *(MODEL.model_copy(update=change) for change in ({"ffn": "swiglu"}, {"registers": 3}))]
 
 
 def backbone(seed: int = 0, model: ModelSpec = MODEL) -> Backbone:
@@ -20,9 +22,9 @@ def backbone(seed: int = 0, model: ModelSpec = MODEL) -> Backbone:
     return net
 
 
-def lively(seed: int = 0) -> Backbone:
+def lively(seed: int = 0, model: ModelSpec = MODEL) -> Backbone:
     """Every parameter random, those too that start at a constant."""
-    net, generator = backbone(seed), torch.Generator().manual_seed(seed)
+    net, generator = backbone(seed, model), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
@@ -38,8 +40,9 @@ def close(ours: Tokens, theirs: Tokens) -> None:
     torch.testing.assert_close(ours.patches, theirs.patches, rtol=1e-4, atol=1e-5)
 
 
-def test_the_packed_pass_equals_crop_by_crop():
-    net, crops = lively(), [images(4), images(6, 16), images(2, 48)]
+@pytest.mark.parametrize("model", KINDS)
+def test_the_packed_pass_equals_crop_by_crop(model):
+    net, crops = lively(model=model), [images(4), images(6, 16), images(2, 48)]
     together = net(crops)
     assert [tuple(tokens.patches.shape) for tokens in together] == [(4, 16, 64), (6, 4, 64), (2, 36, 64)]
     for tokens, group in zip(together, crops, strict=True):
@@ -61,24 +64,79 @@ def test_the_packed_pass_has_the_gradients_of_crop_by_crop():
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max()))
 
 
-@pytest.mark.parametrize("px", [32, 16, 48])
-def test_weights_load_into_timm_and_give_the_same_features(px):
-    net = lively()
-    theirs = timm.models.VisionTransformer(
-        img_size=32,
-        patch_size=8,
-        embed_dim=64,
-        depth=4,
-        num_heads=2,
-        num_classes=0,
-        init_values=1.0,
-        dynamic_img_size=True,
-    ).eval()
+@pytest.mark.parametrize("model", KINDS)
+def test_weights_load_into_timm_and_give_the_same_features(model):
+    """Into timm's own DINOv2 networks, made as small."""
+    net = lively(model=model)
+    name = ("giant" if model.ffn == "swiglu" else "small") + "_patch14" + ("_reg4" if model.registers else "")
+    size = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 4, "num_heads": 2, "reg_tokens": model.registers}
+    if model.ffn == "swiglu":
+        size["mlp_ratio"] = 5.51  # 2 x 176 of 64, rounded down
+    theirs = timm.create_model(f"vit_{name}_dinov2", **size).eval()
     theirs.load_state_dict(net.vit.state_dict())
-    crops = images(3, px)
+    crops = images(3)
     tokens = theirs.forward_features(crops)
-    close(net([crops])[0], Tokens(tokens[:, 0], tokens[:, 1:]))
+    close(net([crops])[0], Tokens(tokens[:, 0], tokens[:, 1 + model.registers :]))
     torch.testing.assert_close(features(net, crops.split(2)), theirs(crops), rtol=1e-4, atol=1e-5)
+
+
+def cubic(distance: float, a: float) -> float:
+    """The convolution kernel of Keys (1981)."""
+    x = abs(distance)
+    if x < 1:
+        return (a + 2) * x**3 - (a + 3) * x**2 + 1
+    return a * (x**3 - 5 * x**2 + 8 * x - 4) if x < 2 else 0.0
+
+
+def resampled(values: np.ndarray, wanted: int, step: float, antialias: bool) -> np.ndarray:
+    """(side, ...) -> (wanted, ...) along the first axis, one old pixel after the other; edges are repeated, or left out."""
+    side, wide = len(values), max(step, 1.0) if antialias else 1.0
+    out = np.zeros((wanted, *values.shape[1:]))
+    for row in range(wanted):
+        centre, total = (row + 0.5) * step - 0.5, 0.0
+        for old in range(-8 * side, 9 * side):
+            weight = cubic((old - centre) / wide, -0.5 if antialias else -0.75)
+            if antialias and not 0 <= old < side:
+                continue
+            total += weight
+            out[row] += weight * values[min(max(old, 0), side - 1)]
+        out[row] /= total
+    return out
+
+
+@pytest.mark.parametrize(("side", "grid"), [(6, 4), (4, 6), (5, 2), (37, 16), (16, 7)])
+@pytest.mark.parametrize("registers", [0, 4])
+def test_positions_are_resampled_as_the_reference_does(side, grid, registers):
+    """Steps of side / (grid + 0.1), or antialiased in steps of side / grid for networks with registers."""
+    generator = torch.Generator().manual_seed(0)
+    positions = torch.randn(1, side**2 + (not registers), 2, generator=generator)
+    found = positions_at(positions, (grid, grid), registers)
+    step = side / grid if registers else side / (grid + 0.1)
+    picture = positions[0, -(side**2) :].view(side, side, 2).double().numpy()
+    rows = resampled(picture, grid, step, registers > 0)
+    expected = resampled(rows.swapaxes(0, 1), grid, step, registers > 0).swapaxes(0, 1).reshape(-1, 2)
+    torch.testing.assert_close(found[0, -(grid**2) :].double(), torch.from_numpy(expected), rtol=1e-3, atol=1e-4)
+    if not registers:
+        torch.testing.assert_close(found[:, 0], positions[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("size", "ffn", "millions"),  # of the released networks at 518 pixels, by timm's table of results
+    [("small", "mlp", 22.06), ("base", "mlp", 86.58), ("large", "mlp", 304.37), ("giant", "swiglu", 1136.48)],
+)
+def test_networks_are_as_large_as_the_released_ones(size, ffn, millions):
+    model = ModelSpec(size=size, patch=14, ffn=ffn)
+    with torch.device("meta"):
+        net = Backbone(model, 518)
+    assert sum(p.numel() for p in net.vit.parameters()) / 1e6 == pytest.approx(millions, abs=0.005)
+    width = {"small": 1536, "base": 3072, "large": 4096, "giant": 4096}[size]
+    assert net.vit.blocks[0].mlp.fc2.weight.shape == (model.architecture.dim, width) == (net.dim, model.hidden)
+
+
+def test_the_inner_width_of_swiglu_is_the_references():
+    assert [ModelSpec(size=size, ffn="swiglu").hidden for size in ("large", "giant")] == [2736, 4096]
+    with torch.device("meta"):
+        assert Backbone(ModelSpec(size="large", ffn="swiglu"), 224).vit.blocks[0].mlp.fc1.weight.shape == (5472, 1024)
 
 
 def test_the_mask_token_replaces_patches_before_positions_are_added():
@@ -138,8 +196,9 @@ def test_a_dropped_branch_leaves_a_crop_as_it_is_and_a_kept_one_is_scaled():
             close(Tokens(dropped[size].cls[crop : crop + 1], dropped[size].patches[crop : crop + 1]), expected)
 
 
-def test_initialise_sets_every_parameter_to_what_the_reference_says():
-    net = Backbone(MODEL, 32)
+@pytest.mark.parametrize("model", KINDS)
+def test_initialise_sets_every_parameter_to_what_the_reference_says(model):
+    net = Backbone(model, 32)
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.fill_(math.nan)
@@ -157,7 +216,9 @@ def test_initialise_sets_every_parameter_to_what_the_reference_says():
         elif "norm" in name:
             assert (parameter == 1).all(), name
         else:
-            scale = 1e-6 if name.endswith("cls_token") else 0.02
+            # With registers timm's class token is the reference's and its position in one.
+            tiny = name.endswith("reg_token") or (name.endswith("cls_token") and not model.registers)
+            scale = 1e-6 if tiny else 0.02
             assert parameter.std().item() == pytest.approx(scale, rel=0.5 if parameter.numel() < 100 else 0.1), name
             assert abs(parameter.mean().item()) < 4 * scale / math.sqrt(parameter.numel()), name
 
@@ -171,8 +232,9 @@ def test_initial_weights_are_those_of_the_generator_alone():
     assert not torch.equal(first["vit.pos_embed"], other["vit.pos_embed"])
 
 
-def test_gradients_reach_every_parameter():
-    net = lively()
+@pytest.mark.parametrize("model", KINDS)
+def test_gradients_reach_every_parameter(model):
+    net = lively(model=model)
     masks = torch.zeros(2, 16, dtype=torch.bool)
     masks[0, 0] = True
     tokens = net([images(2), images(2, 16)], masks)

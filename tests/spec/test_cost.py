@@ -8,17 +8,20 @@ from torch.utils.flop_counter import FlopCounterMode
 from dinov2lab.draws import Key
 from dinov2lab.model.vit import Backbone
 from dinov2lab.spec.cost import flops_of_image, flops_of_run, images_of_run, tokens
-from dinov2lab.spec.run import Dino, Head, Ibot, Masks, ModelSpec, ObjectiveSpec, OptimSpec, RunSpec, ViewsSpec
+from dinov2lab.spec.model import ModelSpec
+from dinov2lab.spec.run import Dino, Head, Ibot, Masks, ObjectiveSpec, OptimSpec, RunSpec, ViewsSpec
 from dinov2lab.training.teacher import build_student
 
 HEAD, OTHER = Head(prototypes=40, hidden=24, bottleneck=8), Head(prototypes=56, hidden=32, bottleneck=16)
 HALF = Masks(ratio=(0.25, 0.75))  # half of the patches of half of the crops: a quarter of all
 
 
-def spec(local_crops: int = 3, dino: float = 1.0, ibot: float = 1.0, head: Head | None = OTHER) -> RunSpec:
+def spec(
+    local_crops: int = 3, dino: float = 1.0, ibot: float = 1.0, head: Head | None = OTHER, **model: object
+) -> RunSpec:
     return RunSpec(
         views=ViewsSpec(global_px=32, local_px=16, local_crops=local_crops),
-        model=ModelSpec(size="pico", patch=8),
+        model=ModelSpec(size="pico", patch=8, **model),
         objective=ObjectiveSpec(dino=Dino(weight=dino, head=HEAD), ibot=Ibot(weight=ibot, head=head, masks=HALF)),
         optim=OptimSpec(batch=64, steps=10, warmup_steps=0),
     )
@@ -51,8 +54,9 @@ def test_the_count_by_hand_of_a_vit_small_of_the_paper():
 
 @pytest.mark.parametrize("head", [OTHER, None])
 @pytest.mark.parametrize("local_crops", [0, 3])
-def test_the_count_is_what_torch_counts_in_each_network(head, local_crops):
-    asked = spec(local_crops, head=head)
+@pytest.mark.parametrize("model", [{}, {"ffn": "swiglu"}, {"registers": 4}])
+def test_the_count_is_what_torch_counts_in_each_network(head, local_crops, model):
+    asked = spec(local_crops, head=head, **model)
     student = build_student(asked, Key(0))
     backbone = student["backbone"]
     assert isinstance(backbone, Backbone)

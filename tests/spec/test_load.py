@@ -136,7 +136,10 @@ MISTAKES = [
     ("optim: {deterministic: no}", "optim.deterministic: 'no' is no choice of true and false"),
     ("optim: {betas: [0.1]}", "optim.betas.1: the list is too short"),
     ("optim: {betas: [0, 0, 0]}", "optim.betas: the list is too long"),
-    ("model: {size: smal}", "model.size: 'smal' is none of pico, nano, tiny, small; did you mean small?"),
+    (
+        "model: {size: smal}",
+        "model.size: 'smal' is none of pico, nano, tiny, small, base, large, giant; did you mean small?",
+    ),
     ("data: {train: 3}", "data.train: 3 is no text"),
     (
         "curation:\n  stages:\n  - stage: smaple",

@@ -7,13 +7,13 @@ import numpy as np
 from PIL import Image
 
 from dinov2lab.data.loader import Pictures
+from dinov2lab.spec.model import ModelSpec
 from dinov2lab.spec.run import (
     Dino,
     EvaluationSpec,
     Head,
     Ibot,
     Koleo,
-    ModelSpec,
     ObjectiveSpec,
     OptimSpec,
     RunSpec,

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from dinov2lab.draws import Key
-from dinov2lab.spec.run import ARCHITECTURES, Dino, Head, Ibot, ModelSpec, ObjectiveSpec, OptimSpec, RunSpec, ViewsSpec
+from dinov2lab.spec.model import ARCHITECTURES, ModelSpec
+from dinov2lab.spec.run import Dino, Head, Ibot, ObjectiveSpec, OptimSpec, RunSpec, ViewsSpec
 from dinov2lab.training import optimizer
 from dinov2lab.training.optimizer import factors
 from dinov2lab.training.schedules import Values
