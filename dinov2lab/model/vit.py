@@ -8,20 +8,20 @@ are timm's, so that they travel; the mask token is ours.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import timm
 import torch
 import torch.nn.functional as F
 from timm.layers import SwiGLUPacked
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from dinov2lab.model import blocks
+from dinov2lab.model.attention import split
+from dinov2lab.model.blocks import Kept
 from dinov2lab.spec.model import ModelSpec
-
-Shapes = Sequence[tuple[int, int]]  # (B, T) of each size
 
 
 class Tokens(NamedTuple):
@@ -29,13 +29,6 @@ class Tokens(NamedTuple):
 
     cls: Tensor  # (B, D)
     patches: Tensor  # (B, N, D)
-
-
-class Kept(NamedTuple):
-    """The crops that one residual branch computes; the others keep their tokens as they are."""
-
-    crops: tuple[Tensor, ...]  # G tensors (kept,) of crop indices within their size
-    scales: tuple[float, ...]  # G factors of the branch: crops of the size by kept ones
 
 
 class Backbone(nn.Module):
@@ -96,11 +89,9 @@ class Backbone(nn.Module):
         shapes = [(tokens.shape[0], tokens.shape[1]) for tokens in embedded]
         x = torch.cat([tokens.flatten(0, 1) for tokens in embedded])  # (S, D)
         for index, block in enumerate(self.vit.blocks):
-            attend, expand = kept[index] if kept else (None, None)
-            x = _residual(x, shapes, attend, partial(self._attention, block))
-            x = _residual(x, shapes, expand, partial(_mlp, block))
+            x = blocks.forward(block, x, shapes, self.heads, kept[index] if kept else None)
         x = self.vit.norm(x)
-        unpacked = [part.view(b, t, -1) for part, (b, t) in zip(_split(x, shapes), shapes, strict=True)]
+        unpacked = [part.view(b, t, -1) for part, (b, t) in zip(split(x, shapes), shapes, strict=True)]
         return [Tokens(tokens[:, 0], tokens[:, 1 + self.registers :]) for tokens in unpacked]
 
     def _embed(self, images: Tensor, masks: Tensor | None) -> Tensor:
@@ -115,15 +106,6 @@ class Backbone(nn.Module):
         if self.registers:
             return torch.cat([*first, self.vit.reg_token.expand(len(patches), -1, -1), patches + positions], dim=1)
         return torch.cat([*first, patches], dim=1) + positions
-
-    def _attention(self, block: Block, x: Tensor, shapes: Shapes) -> Tensor:
-        """The attention branch on packed tokens (S, D), each crop by itself."""
-        mixed = []
-        for part, (b, t) in zip(_split(block.attn.qkv(block.norm1(x)), shapes), shapes, strict=True):
-            q, k, v = part.view(b, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # each (B, heads, T, D / heads)
-            mixed.append(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b * t, -1))
-        out: Tensor = block.ls1(block.attn.proj(torch.cat(mixed)))
-        return out
 
 
 def _feed_forward(model: ModelSpec) -> dict[str, Any]:
@@ -151,30 +133,6 @@ def positions_at(positions: Tensor, grid: tuple[int, int], registers: int) -> Te
         offset = ((grid[0] + 0.1) / side, (grid[1] + 0.1) / side)
         picture = F.interpolate(picture, scale_factor=offset, mode="bicubic")
     return torch.cat([prefix, picture.flatten(2).transpose(1, 2).to(positions.dtype)], dim=1)
-
-
-def _mlp(block: Block, x: Tensor, shapes: Shapes) -> Tensor:
-    """The MLP branch, which does not care which token belongs to which crop."""
-    out: Tensor = block.ls2(block.mlp(block.norm2(x)))
-    return out
-
-
-def _split(x: Tensor, shapes: Shapes) -> tuple[Tensor, ...]:
-    return torch.split(x, [b * t for b, t in shapes])
-
-
-def _residual(x: Tensor, shapes: Shapes, kept: Kept | None, branch: Callable[[Tensor, Shapes], Tensor]) -> Tensor:
-    """x + branch(x); with `kept`, of those crops alone and scaled so that its expectation stays, for crops of each size."""
-    if kept is None:
-        return x + branch(x, shapes)
-    rows, scales, start = [], [], 0
-    for crops, scale, (b, t) in zip(kept.crops, kept.scales, shapes, strict=True):
-        rows.append((start + crops.to(x.device)[:, None] * t + torch.arange(t, device=x.device)).flatten())
-        scales.append(x.new_full((len(crops) * t, 1), scale))
-        start += b * t
-    index = torch.cat(rows)
-    kept_shapes = [(len(crops), t) for crops, (_, t) in zip(kept.crops, shapes, strict=True)]
-    return x.index_add(0, index, (branch(x.index_select(0, index), kept_shapes) * torch.cat(scales)).to(x.dtype))
 
 
 class Pretrained(nn.Module):

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from dinov2lab.draws import Key, bits
-from dinov2lab.model.vit import Backbone, Kept, Tokens
+from dinov2lab.model.blocks import Kept
+from dinov2lab.model.vit import Backbone, Tokens
 from dinov2lab.spec.run import ObjectiveSpec, RunSpec
 from dinov2lab.training import losses
 from dinov2lab.training import optimizer as optimizers

@@ -8,8 +8,9 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from dinov2lab.model.blocks import Kept
 from dinov2lab.model.features import features
-from dinov2lab.model.vit import Backbone, Kept, Tokens, positions_at
+from dinov2lab.model.vit import Backbone, Tokens, positions_at
 from dinov2lab.spec.model import ModelSpec
 
 MODEL = ModelSpec(size="pico", patch=8, layer_scale=0.5)
