@@ -9,6 +9,7 @@ import jinja2
 from markupsafe import Markup
 
 from dinov2lab.report import curves, figures, funnel, references, tables, verdict, words
+from dinov2lab.report.rules import RULES
 from dinov2lab.report.tables import Run
 from dinov2lab.report.verdict import Row
 from dinov2lab.spec.study import Study
@@ -56,6 +57,7 @@ def _view(study: Study, runs: tuple[Run, ...], pool: bool) -> dict[str, Any]:
     return {
         "study": study,
         "words": words,
+        "rule": RULES[study.decide.rule],
         "place": {arm.name: index for index, arm in enumerate(study.arms)},
         "colour": figures.colour,
         "headline": verdict.headline(study, runs, tuple(decided)),

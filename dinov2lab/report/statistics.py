@@ -1,8 +1,15 @@
-"""Paired t statistics over seeds. The unit is the run, never the image; arms share seeds, so differences are paired.
+"""Paired statistics over seeds. The unit is the run, never the image; arms share seeds, so differences are paired.
 
 With the few seeds that training allows, a bootstrap is falsely tight and no permutation test can reach 0.05; a t
-interval on the paired differences holds its level. Intervals of several comparisons to one baseline hold together by
-Bonferroni: each t quantile is taken at alpha / comparisons. What is shown is what decides.
+interval on the paired differences holds its level. Intervals of several comparisons to one baseline hold together at
+alpha, and what is shown is what decides. There are three rules, one of which a study chooses before it runs:
+
+    paired_t   each comparison by its own spread; together by Bonferroni: each t quantile is taken at alpha / comparisons
+    blocked    all arms share one estimate of the spread, that of a randomised block design whose blocks are the seeds;
+               together by Dunnett's quantile (Dunnett 1955). Many more degrees of freedom, for one more assumption: that
+               seeds scatter alike in all arms
+    sign_flip  exact whatever the differences' distribution, if it is symmetric: subset means are typical values
+               (Hartigan 1969); together by Bonferroni. Wants seven seeds or more
 """
 
 from collections.abc import Sequence
@@ -14,9 +21,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special, stats
 
-Claim = Literal["better", "worse", "not separable", "none"]
+Claim = Literal["better", "worse", "no worse", "not separable", "none"]
 POWER = 0.8  # at which the smallest resolvable difference is stated
 ROUNDING = 1e-9  # relative spread below which differences count as equal in every seed
+MOST_FLIPPED = 20  # seeds whose signs are flipped one by one: a million ways
 
 
 class Interval(NamedTuple):
@@ -40,7 +48,7 @@ class Difference:
     n: int
     mean: float | None
     interval: Interval | None  # simultaneous over the comparisons; none with fewer than two seeds, or no spread at all
-    resolvable: float | None  # smallest true difference that is found with a probability of POWER
+    resolvable: float | None  # smallest true difference that is found with a probability of POWER; sign_flip knows none
     resolvable_interval: Interval | None  # of `resolvable`, since the spread it rests on is itself an estimate
 
     @property
@@ -49,9 +57,50 @@ class Difference:
         return self.n > 1 and self.mean is not None and self.interval is None
 
 
-def critical(n: int, alpha: float, comparisons: int = 1) -> float:
-    """The two-sided t quantile for `n` differences, at alpha / comparisons."""
-    return float(stats.t.isf(alpha / (2 * comparisons), n - 1))
+class Scale(NamedTuple):
+    """What an estimated spread is worth: how far an interval reaches, in standard errors."""
+
+    df: int  # degrees of freedom of the spread
+    critical: float  # quantile of the largest |t| of the comparisons
+
+
+def paired_scale(n: int, alpha: float, comparisons: int = 1) -> Scale:
+    """Of the spread of `n` differences by itself: the two-sided t quantile at alpha / comparisons."""
+    return Scale(n - 1, float(stats.t.isf(alpha / (2 * comparisons), n - 1)))
+
+
+def blocked_scale(arms: int, n: int, alpha: float, comparisons: int) -> Scale:
+    """Of the spread that `arms`, the baseline among them, share over `n` seeds."""
+    df = (arms - 1) * (n - 1)
+    return Scale(df, dunnett_quantile(comparisons, df, alpha))
+
+
+@lru_cache
+def dunnett_quantile(comparisons: int, df: int, alpha: float) -> float:
+    """c with P(max |t_i| > c) = alpha for equal arms, t_i the differences to one baseline over their common spread.
+
+    Given the baseline's normal deviate and the estimated spread the comparisons are independent: a double integral.
+    """
+    if comparisons == 1:
+        return float(stats.t.isf(alpha / 2, df))
+    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+    deviates, weights = nodes[:, None], weights / weights.sum()
+    spread = _estimated_spread(df, 1000)
+
+    def kept(bound: float) -> float:
+        reach = np.sqrt(2) * bound * spread
+        inside = special.ndtr(deviates + reach) - special.ndtr(deviates - reach)  # (deviates, spreads)
+        return float(weights @ (inside**comparisons).mean(axis=1))
+
+    far = float(stats.t.isf(alpha / (2 * comparisons), df)) + 1  # Bonferroni's bound lies beyond
+    return float(optimize.brentq(lambda bound: kept(bound) - (1 - alpha), 0, far))
+
+
+def _estimated_spread(df: int, count: int) -> NDArray[np.float64]:
+    """(count,) equally likely values of an estimated standard deviation over the true one."""
+    quantiles = (np.arange(count) + 0.5) / count
+    spread: NDArray[np.float64] = np.sqrt(2 * special.gammaincinv(df / 2, quantiles) / df)
+    return spread
 
 
 def t_interval(
@@ -61,27 +110,25 @@ def t_interval(
     values = np.asarray(samples, dtype=np.float64)  # (..., n)
     n = values.shape[-1]
     mean = values.mean(axis=-1)
-    reach = critical(n, alpha, comparisons) * values.std(axis=-1, ddof=1) / np.sqrt(n)
+    reach = paired_scale(n, alpha, comparisons).critical * values.std(axis=-1, ddof=1) / np.sqrt(n)
     return mean - reach, mean + reach
 
 
-def power(effect: float, n: int, alpha: float, comparisons: int = 1) -> float:
-    """Chance that the paired t test finds a true difference of `effect` standard deviations of the differences.
+def power(effect: float, n: int, scale: Scale) -> float:
+    """Chance that `n` seeds find a true difference of `effect` standard deviations of the differences.
 
     The tail of the non-central t distribution, as an integral over the estimated deviation (scipy's own tail is NaN for
     the large quantiles that two or three seeds need).
     """
-    quantiles = (np.arange(4000) + 0.5) / 4000
-    spread = np.sqrt(2 * special.gammaincinv((n - 1) / 2, quantiles) / (n - 1))  # estimated sd over true sd
-    bound, shift = critical(n, alpha, comparisons) * spread, effect * np.sqrt(n)
+    spread = _estimated_spread(scale.df, 4000)
+    bound, shift = scale.critical * spread, effect * np.sqrt(n)
     return float(np.mean(special.ndtr(shift - bound) + special.ndtr(-shift - bound)))
 
 
 @lru_cache
-def resolvable_effect(n: int, alpha: float, comparisons: int = 1) -> float:
+def resolvable_effect(n: int, scale: Scale) -> float:
     """The difference, in standard deviations of the paired differences, that `n` seeds find with POWER."""
-    far = 2 * critical(n, alpha, comparisons) + 10
-    return float(optimize.brentq(lambda effect: power(effect, n, alpha, comparisons) - POWER, 0, far))
+    return float(optimize.brentq(lambda effect: power(effect, n, scale) - POWER, 0, 2 * scale.critical + 10))
 
 
 def mean_of(values: Sequence[float], alpha: float) -> Mean:
@@ -93,32 +140,86 @@ def mean_of(values: Sequence[float], alpha: float) -> Mean:
 
 
 def paired_difference(arm: Sequence[float], baseline: Sequence[float], alpha: float, comparisons: int) -> Difference:
-    """Values of the same seeds in the same order. A value that is no number leaves no difference at all."""
+    """By the rule paired_t. Values of the same seeds in the same order; one that is no number leaves no difference at all."""
     differences = np.asarray(arm, dtype=np.float64) - np.asarray(baseline, dtype=np.float64)  # (n,)
     n = len(differences)
-    if not n or not np.isfinite(differences).all():
-        return Difference(n, None, None, None, None)
-    mean = float(differences.mean())
-    if n == 1:
+    if n < 2 or not np.isfinite(differences).all():
+        return _unjudged(differences)
+    scale = paired_scale(n, alpha, comparisons)
+    return _judged(float(differences.mean()), float(differences.std(ddof=1)), n, scale, alpha, _size(arm, baseline))
+
+
+def blocked_differences(
+    arms: Sequence[Sequence[float]], baseline: Sequence[float], alpha: float, comparisons: int
+) -> tuple[Difference, ...]:
+    """By the rule blocked: of each of `arms`, all over the same seeds in the same order; `comparisons` are those planned.
+
+    With a single arm it is the paired t interval. A value that is no number leaves its arm out of the common spread.
+    """
+    table = np.asarray([baseline, *arms], dtype=np.float64)  # (A, n)
+    whole = np.array([bool(np.isfinite(row).all()) for row in table])
+    n = table.shape[1]
+    if n < 2 or not whole[0] or whole.sum() < 2:
+        return tuple(_unjudged(row - table[0]) for row in table[1:])
+    used = table[whole]
+    residuals = used - used.mean(axis=1, keepdims=True) - used.mean(axis=0) + used.mean()
+    scale = blocked_scale(len(used), n, alpha, comparisons)
+    sd = float(np.sqrt(2 * (residuals**2).sum() / scale.df))  # of a difference between two arms
+    size = float(np.abs(used).max())
+    return tuple(
+        _judged(float((row - table[0]).mean()), sd, n, scale, alpha, size) if good else _unjudged(row - table[0])
+        for row, good in zip(table[1:], whole[1:], strict=True)
+    )
+
+
+def sign_flip_difference(arm: Sequence[float], baseline: Sequence[float], alpha: float, comparisons: int) -> Difference:
+    """By the rule sign_flip: of the means of all subsets of the differences, those between the k-th from either end."""
+    differences = np.asarray(arm, dtype=np.float64) - np.asarray(baseline, dtype=np.float64)  # (n,)
+    n = len(differences)
+    tail = int(alpha / comparisons * 2**n / 2) if n <= MOST_FLIPPED else 0
+    if not tail or not np.isfinite(differences).all():
+        return _unjudged(differences)
+    if float(np.ptp(differences)) <= ROUNDING * _size(arm, baseline):
+        return Difference(n, float(differences.mean()), None, None, None)
+    members = (np.arange(1, 2**n)[:, None] >> np.arange(n)) & 1  # (subsets, n)
+    means = np.sort(members @ differences / members.sum(axis=1))
+    return Difference(n, float(differences.mean()), Interval(float(means[tail - 1]), float(means[-tail])), None, None)
+
+
+def _unjudged(differences: NDArray[np.float64]) -> Difference:
+    """Without an interval: fewer seeds than one needs, or a value that is no number."""
+    n = len(differences)
+    mean = float(differences.mean()) if n and np.isfinite(differences).all() else None
+    return Difference(n, mean, None, None, None)
+
+
+def _judged(mean: float, sd: float, n: int, scale: Scale, alpha: float, size: float) -> Difference:
+    """`sd`: estimated, of the differences; `size`: of the values that they are taken of, against which none is no spread."""
+    if sd <= ROUNDING * size:
         return Difference(n, mean, None, None, None)
-    sd = float(differences.std(ddof=1))
-    if sd <= ROUNDING * max(float(np.abs(arm).max()), float(np.abs(baseline).max())):
-        return Difference(n, mean, None, None, None)
-    effect, deviations = resolvable_effect(n, alpha, comparisons), _sd_interval(sd, n, alpha)
-    interval = _interval(differences.tolist(), alpha, comparisons)
+    reach = scale.critical * sd / float(np.sqrt(n))
+    effect, deviations = resolvable_effect(n, scale), _sd_interval(sd, scale.df, alpha)
     resolvable = Interval(effect * deviations.low, effect * deviations.high)
-    return Difference(n, mean, interval, effect * sd, resolvable)
+    return Difference(n, mean, Interval(mean - reach, mean + reach), effect * sd, resolvable)
 
 
-def separates(difference: Difference, *, higher_is_better: bool) -> Claim:
-    """What the interval alone says; whether the study may claim it is for verdict.py."""
+def _size(*values: Sequence[float]) -> float:
+    return max(float(np.abs(each).max()) for each in values)
+
+
+def separates(difference: Difference, *, higher_is_better: bool, margin: float | None = None) -> Claim:
+    """What the interval alone says; whether the study may claim it is for verdict.py.
+
+    With a `margin`, in the metric's own unit, an interval that holds zero but no loss of so much says `no worse`.
+    """
     if difference.exact and difference.mean is not None and abs(difference.mean) <= ROUNDING:
         return "not separable"
     if difference.interval is None:
         return "none"
-    if difference.interval.low <= 0 <= difference.interval.high:
-        return "not separable"
-    return "better" if (difference.interval.low > 0) == higher_is_better else "worse"
+    low, high = difference.interval if higher_is_better else (-difference.interval.high, -difference.interval.low)
+    if low > 0 or high < 0:
+        return "better" if low > 0 else "worse"
+    return "no worse" if margin is not None and low > -margin else "not separable"
 
 
 def _interval(values: Sequence[float], alpha: float, comparisons: int) -> Interval | None:
@@ -128,7 +229,7 @@ def _interval(values: Sequence[float], alpha: float, comparisons: int) -> Interv
     return Interval(float(low), float(high))
 
 
-def _sd_interval(sd: float, n: int, alpha: float) -> Interval:
+def _sd_interval(sd: float, df: int, alpha: float) -> Interval:
     """Chi-square interval of a normal standard deviation at 1 - alpha."""
-    low, high = (float(stats.chi2.isf(tail, n - 1)) for tail in (alpha / 2, 1 - alpha / 2))
-    return Interval(sd * float(np.sqrt((n - 1) / low)), sd * float(np.sqrt((n - 1) / high)))
+    low, high = (float(stats.chi2.isf(tail, df)) for tail in (alpha / 2, 1 - alpha / 2))
+    return Interval(sd * float(np.sqrt(df / low)), sd * float(np.sqrt(df / high)))

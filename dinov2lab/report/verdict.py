@@ -1,15 +1,22 @@
 """From intervals to words: claims are made on the metric that the study decides on, by the rule written beforehand."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from dinov2lab.report import words
-from dinov2lab.report.statistics import Claim, Difference, Mean, mean_of, paired_difference, separates
+from dinov2lab.report.rules import Compared, compared
+from dinov2lab.report.statistics import Claim, Difference, Mean, mean_of, separates
 from dinov2lab.report.tables import Run, finals, labelled, mixtures
 from dinov2lab.spec.study import Study
 
 NOT_QUALITY = ("health/", "loss/", "optim/", "teacher/", "student/", "gradient/", "speed/")
-ORDER: dict[Claim, int] = {"better": 0, "worse": 0, "not separable": 1, "none": 2}  # in which a verdict is told
+ORDER: dict[Claim, int] = {
+    "better": 0,
+    "worse": 0,
+    "no worse": 1,
+    "not separable": 2,
+    "none": 3,
+}  # in which a verdict is told
 
 
 @dataclass(frozen=True)
@@ -47,24 +54,21 @@ class ArmRow:
 
 def judge(study: Study, runs: tuple[Run, ...], metric: str, *, pool: bool) -> tuple[Judged, ...]:
     """Every arm but the baseline against the baseline, with intervals that hold together."""
-    return tuple(_judge(study, runs, metric, arm.name, pool) for arm in study.arms if arm.name != study.baseline)
+    found = compared(study, runs, metric)
+    return tuple(_judge(study, runs, metric, arm, found[arm], pool) for arm in found)
 
 
-def _judge(study: Study, runs: tuple[Run, ...], metric: str, arm: str, pool: bool) -> Judged:
-    ours, theirs = finals(runs, arm, metric), finals(runs, study.baseline, metric)
-    common = [seed for seed in study.seeds if seed in ours and seed in theirs]
-    difference = paired_difference(
-        [ours[seed] for seed in common],
-        [theirs[seed] for seed in common],
-        study.decide.alpha,
-        max(1, len(study.arms) - 1),
-    )
+def _judge(study: Study, runs: tuple[Run, ...], metric: str, arm: str, found: Compared, pool: bool) -> Judged:
+    difference = found.difference
     refusal = _refusal(study, runs, metric, arm, difference, pool)
-    claim = "none" if refusal else separates(difference, higher_is_better=words.higher_is_better(metric))
-    text = refusal or _claimed(study, metric, claim, difference) + _left_out(study, runs, arm)
+    claim: Claim = "none"
+    if not refusal:
+        higher = words.higher_is_better(metric)
+        claim = separates(difference, higher_is_better=higher, margin=study.decide.margin)
+    text = refusal or _claimed(study, metric, claim, difference) + _left_out(study, runs, arm, found)
     low, high = difference.interval or (None, None)
     row = Row(metric, arm, study.baseline, difference.mean, low, high, claim, text)
-    return Judged(row, difference, {seed: ours[seed] - theirs[seed] for seed in common})
+    return Judged(row, difference, found.seeds)
 
 
 def _refusal(
@@ -112,16 +116,32 @@ def _claimed(study: Study, metric: str, claim: Claim, difference: Difference) ->
         return f"not separable: the values are equal in each of {seeds}"
     if claim in ("better", "worse"):
         return f"{claim} than {study.baseline} by {words.points(metric, abs(difference.mean or 0))}{reach}, {seeds}"
-    least = words.resolvable_points(metric, difference.resolvable)
-    measured = words.signed_points(metric, difference.mean)
-    resolved = f"with {seeds} the smallest difference that could have been resolved is {least}"
-    return f"not separable: {measured}{reach}; {resolved}"
+    measured = f"{words.signed_points(metric, difference.mean)}{reach}"
+    if claim == "no worse":
+        return f"no worse than {study.baseline} by {words.points(metric, study.decide.margin)}: {measured}, {seeds}"
+    return f"not separable: {measured}; {_resolved(metric, seeds, (difference,))}"
 
 
-def _left_out(study: Study, runs: Iterable[Run], arm: str) -> str:
+def _resolved(metric: str, seeds: str, differences: Sequence[Difference]) -> str:
+    """The smallest difference that the seeds could have told apart, or from the smallest to the largest of several arms."""
+    least = sorted(each.resolvable for each in differences if each.resolvable is not None)
+    if not least:
+        return f"with {seeds} nothing smaller than the interval is told apart"
+    span = words.resolvable_points(metric, least[-1])
+    if len(differences) > 1 and words.resolvable_points(metric, least[0]) != span:
+        span = f"{words.resolvable(metric, least[0])} to {span}, depending on the arm"
+    return f"with {seeds} the smallest difference that could have been resolved is {span}"
+
+
+def _left_out(study: Study, runs: Iterable[Run], arm: str, found: Compared) -> str:
+    """The runs that failed, and the seeds that other arms' failures cost this one."""
     arms = (arm, study.baseline)
     failed = [f"{run.arm} seed {run.seed}" for run in runs if run.arm in arms and run.status == "failed"]
-    return f"; left out as failed: {words.listed(failed)}" if failed else ""
+    text = f"; left out as failed: {words.listed(failed)}" if failed else ""
+    lost = {run.seed for run in runs if run.status == "failed"} - found.seeds.keys()
+    if study.decide.rule == "blocked" and not failed and lost:
+        text += f"; left out, as other arms failed there: {words.seeds(sorted(lost))}"
+    return text
 
 
 def arm_rows(study: Study, runs: tuple[Run, ...], metric: str, *, pool: bool) -> tuple[ArmRow, ...]:
@@ -160,17 +180,13 @@ def headline(study: Study, runs: tuple[Run, ...], judged: tuple[Judged, ...]) ->
 
 def _said(study: Study, each: Judged, judged: tuple[Judged, ...]) -> str:
     """The predicate of an arm; arms of one predicate share a sentence."""
-    if each.row.claim in ("better", "worse"):
+    if each.row.claim in ("better", "worse", "no worse"):
         return f" is {each.row.words}"
-    if each.row.claim == "none" or each.difference.resolvable is None:
+    if each.row.claim == "none" or each.difference.exact:
         return f": {each.row.words}"
-    even = [other.difference for other in judged if other.row.claim == "not separable" and other.difference.resolvable]
-    least = sorted(difference.resolvable or 0.0 for difference in even)
+    even = [other.difference for other in judged if other.row.claim == "not separable" and not other.difference.exact]
     metric, seeds = study.decide.metric, words.plural(min(difference.n for difference in even), "seed")
-    resolved = f"with {seeds} the smallest difference that could have been resolved is"
     if len(even) == 1:
         measured = f"{words.signed_points(metric, each.difference.mean)}{_reach(study, metric, each.difference)}"
-        smallest = words.resolvable_points(metric, least[0])
-        return f" is not separable from {study.baseline}: {measured}; {resolved} {smallest}"
-    least_to_most = f"{words.resolvable(metric, least[0])} to {words.resolvable_points(metric, least[-1])}"
-    return f" are not separable from {study.baseline}: {resolved} {least_to_most}, depending on the arm"
+        return f" is not separable from {study.baseline}: {measured}; {_resolved(metric, seeds, even)}"
+    return f" are not separable from {study.baseline}: {_resolved(metric, seeds, even)}"

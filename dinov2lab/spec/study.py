@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from dinov2lab.spec.cost import flops_of_run
 from dinov2lab.spec.identity import run_id
 from dinov2lab.spec.run import RunSpec
-from dinov2lab.spec.section import Count, Section
+from dinov2lab.spec.section import Count, Positive, Section
 
 
 class Arm(Section):
@@ -16,10 +16,16 @@ class Arm(Section):
 
 
 class Decide(Section):
-    """Paired differences to the baseline, t intervals that hold together for all arms at `alpha`."""
+    """Paired differences to the baseline, with intervals that hold together for all arms at `alpha`.
+
+    The rules are those of report/statistics.py: `paired_t` assumes least; `blocked` pools the spread of all arms over seeds,
+    which tells much smaller differences apart where seeds scatter alike in all of them; `sign_flip` is a permutation test.
+    """
 
     metric: str
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    rule: Literal["paired_t", "blocked", "sign_flip"] = "paired_t"
+    margin: Positive | None = None  # in the metric's own unit: a loss of less is called `no worse`
 
 
 class Study(Section):
@@ -44,7 +50,18 @@ class Study(Section):
             raise ValueError("a seed stands twice")
         if self.decide.metric not in self.metrics:
             raise ValueError(f"decide.metric {self.decide.metric!r} is not among the metrics")
+        smallest = 2.0 ** (1 - len(self.seeds))  # two-sided p that flipping signs can give
+        if self.decide.rule == "sign_flip" and smallest > self.decide.alpha / self.comparisons:
+            raise ValueError(
+                f"decide.rule sign_flip: {len(self.seeds)} seeds reach p = {smallest:.2g} at best, and the study wants "
+                f"{self.decide.alpha / self.comparisons:.2g}; more seeds, or rule paired_t or blocked"
+            )
         return self
+
+    @property
+    def comparisons(self) -> int:
+        """Of an arm with the baseline; with a single arm there is none, and it counts as one."""
+        return max(1, len(self.arms) - 1)
 
 
 class Cell(NamedTuple):

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from dinov2lab.report.statistics import (
-    critical,
     mean_of,
     paired_difference,
+    paired_scale,
     power,
     resolvable_effect,
     separates,
@@ -61,7 +61,7 @@ def test_studies_of_equal_arms_hardly_ever_claim_anything(arms, n):
 
 @pytest.mark.parametrize(("n", "comparisons"), [(2, 1), (3, 1), (3, 3), (5, 8), (10, 2)])
 def test_a_planted_effect_of_the_resolvable_size_is_found_four_times_in_five(n, comparisons):
-    effect = resolvable_effect(n, 0.05, comparisons)
+    effect = resolvable_effect(n, paired_scale(n, 0.05, comparisons))
     differences = np.random.default_rng(n).normal(effect, 1, size=(STUDIES, n))
     low, high = t_interval(differences, 0.05, comparisons)
     assert ((low > 0) | (high < 0)).mean() == pytest.approx(0.8, abs=0.01)
@@ -69,13 +69,13 @@ def test_a_planted_effect_of_the_resolvable_size_is_found_four_times_in_five(n, 
 
 @pytest.mark.parametrize(("effect", "n"), [(0.5, 5), (1.0, 10), (2.0, 5)])
 def test_power_is_the_tail_of_the_non_central_t(effect, n):
-    bound, shift = critical(n, 0.05), effect * np.sqrt(n)
+    bound, shift = paired_scale(n, 0.05).critical, effect * np.sqrt(n)
     reference = stats.nct.sf(bound, n - 1, shift) + stats.nct.cdf(-bound, n - 1, shift)
-    assert power(effect, n, 0.05) == pytest.approx(reference, abs=2e-4)
+    assert power(effect, n, paired_scale(n, 0.05)) == pytest.approx(reference, abs=2e-4)
 
 
 def test_the_interval_of_the_resolvable_difference_holds_the_one_of_the_true_spread():
-    generator, true = np.random.default_rng(0), 0.02 * resolvable_effect(4, 0.05, 2)
+    generator, true = np.random.default_rng(0), 0.02 * resolvable_effect(4, paired_scale(4, 0.05, 2))
     inside = 0
     for _ in range(1000):
         got = paired_difference(generator.normal(0, 0.02, 4), np.zeros(4), 0.05, 2).resolvable_interval

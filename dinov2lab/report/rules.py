@@ -1,0 +1,65 @@
+"""The rule that a study decides by: the statistics that it calls, and what a reader is told of it."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from dinov2lab.report.statistics import Difference, blocked_differences, paired_difference, sign_flip_difference
+from dinov2lab.report.tables import Run, finals
+from dinov2lab.spec.study import Study
+
+
+class Compared(NamedTuple):
+    """An arm against the baseline over the seeds that the rule can use."""
+
+    difference: Difference
+    seeds: dict[int, float]  # seed -> arm minus baseline
+
+
+class Told(NamedTuple):
+    """What a report says of a rule."""
+
+    interval: str
+    together: str  # what makes the intervals hold together
+    assumes: str
+
+
+RULES = {
+    "paired_t": Told("t interval", "Bonferroni", "each difference has a spread of its own"),
+    "blocked": Told(
+        "t interval over the spread that all arms share",
+        "Dunnett",
+        "seeds scatter alike in all arms: their spread is estimated once, from all of them",
+    ),
+    "sign_flip": Told("sign-flip interval", "Bonferroni", "differences lie symmetrically about their middle"),
+}
+
+
+def compared(study: Study, runs: tuple[Run, ...], metric: str) -> dict[str, Compared]:
+    """Every arm but the baseline."""
+    values = {arm.name: finals(runs, arm.name, metric) for arm in study.arms}
+    others = [name for name in values if name != study.baseline]
+    if study.decide.rule == "blocked":
+        return _blocked(study, values, others)
+    return {name: _alone(study, values[name], values[study.baseline]) for name in others}
+
+
+def _alone(study: Study, ours: dict[int, float], theirs: dict[int, float]) -> Compared:
+    seeds = [seed for seed in study.seeds if seed in ours and seed in theirs]
+    pair = [ours[seed] for seed in seeds], [theirs[seed] for seed in seeds]
+    rule = sign_flip_difference if study.decide.rule == "sign_flip" else paired_difference
+    return Compared(rule(*pair, study.decide.alpha, study.comparisons), _by_seed(seeds, *pair))
+
+
+def _blocked(study: Study, values: dict[str, dict[int, float]], others: Sequence[str]) -> dict[str, Compared]:
+    """A block is a seed that every arm with any value has; an arm without one is compared with nothing."""
+    present = [name for name in others if values[name]]
+    whole = [seed for seed in study.seeds if all(seed in values[name] for name in (study.baseline, *present))]
+    rows = {name: [values[name][seed] for seed in whole] for name in (study.baseline, *present)}
+    base = rows.pop(study.baseline)
+    found = blocked_differences(list(rows.values()), base, study.decide.alpha, study.comparisons) if rows else ()
+    table = {name: Compared(each, _by_seed(whole, rows[name], base)) for name, each in zip(rows, found, strict=True)}
+    return table | {name: _alone(study, {}, {}) for name in others if name not in present}
+
+
+def _by_seed(seeds: Sequence[int], ours: Sequence[float], theirs: Sequence[float]) -> dict[int, float]:
+    return {seed: arm - base for seed, arm, base in zip(seeds, ours, theirs, strict=True)}
