@@ -12,13 +12,16 @@ from dinov2lab.lab.plan import as_stored, is_finished, plan
 from dinov2lab.spec.cost import images_of_run
 from dinov2lab.spec.identity import run_id
 from dinov2lab.spec.load import FOLDERS, SpecError, find, headline, kind_of, load_recipe, load_study
+from dinov2lab.spec.load_search import load_search
 from dinov2lab.spec.resources import Resources
 from dinov2lab.spec.run import RunSpec
+from dinov2lab.spec.search import SearchSpec
 from dinov2lab.spec.study import Cell, Study, expand
 from dinov2lab.store import atomic
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.result import RunFolder, RunResult
 from dinov2lab.store.state import Standing, standing
+from dinov2lab.store.trials import read_trials
 from dinov2lab.terminal import note, watching
 
 if TYPE_CHECKING:
@@ -42,9 +45,14 @@ def find_recipe(name: str, overrides: Sequence[str]) -> RunSpec:
     return load_recipe(_of_kind(find(name, "recipe"), "recipe"), overrides)
 
 
+def find_search(name: str, overrides: Sequence[str]) -> SearchSpec:
+    return load_search(_of_kind(find(name, "search"), "search"), overrides)
+
+
 def _of_kind(path: Path, kind: str) -> Path:
     if (other := kind_of(path)) != kind:
-        raise SpecError(f"{path}: is a {other}, and a {kind} is wanted")
+        use = f": dinov2lab search {path}" if other == "search" else ""
+        raise SpecError(f"{path}: is a {other}{use}, and a {kind} is wanted")
     return path
 
 
@@ -53,7 +61,7 @@ def find_either(name: str, overrides: Sequence[str]) -> Study | Cell:
     path = find(name)
     if kind_of(path) == "study":
         return load_study(path, overrides)
-    spec = load_recipe(path, overrides)
+    spec = load_recipe(_of_kind(path, "recipe"), overrides)
     return Cell("", spec.seed, run_id(spec), spec)
 
 
@@ -67,20 +75,34 @@ def resources_for(jobs: int | None, device: Literal["auto", "cpu", "cuda"]) -> t
 
 
 def listing(workspace: Workspace) -> list[dict[str, Any]]:
-    """A row for each study and recipe here."""
-    files = [(kind, file) for kind, folder in FOLDERS.items() for file in sorted(folder.glob("*.yaml"))]
-    return [_listed(kind, file, workspace) for kind, file in files]
+    """A row for each study, recipe and search here."""
+    return [
+        _listed(file, workspace) for folder in dict.fromkeys(FOLDERS.values()) for file in sorted(folder.glob("*.yaml"))
+    ]
 
 
-def _listed(kind: str, file: Path, workspace: Workspace) -> dict[str, Any]:
-    """Of a file with mistakes, the first of them."""
-    row = {"name": file.stem, "kind": kind, "file": str(file), "runs": 0, "done": 0}
+def _listed(file: Path, workspace: Workspace) -> dict[str, Any]:
+    """Of a file with mistakes, the first of them; of a search, its trials."""
+    row: dict[str, Any] = {
+        "name": file.stem,
+        "kind": "study" if file.parent == FOLDERS["study"] else "recipe",
+        "file": str(file),
+    }
+    row |= {"runs": 0, "done": 0}
     try:
+        row["kind"] = kind = kind_of(file)
+        if kind == "search":
+            return row | _trials_of(load_search(file), workspace) | {"about": headline(file)}
         ids = [cell.run for cell in expand(load_study(file))] if kind == "study" else [run_id(load_recipe(file))]
         done = sum(workspace.run(each).result.exists() for each in ids)
         return row | {"runs": len(ids), "done": done, "about": headline(file)}
     except SpecError as error:
         return row | {"about": str(error).splitlines()[0]}
+
+
+def _trials_of(search: SearchSpec, workspace: Workspace) -> dict[str, int]:
+    trials = read_trials(workspace.search(search.name))
+    return {"runs": search.budget.trials or len(trials), "done": sum(trial.state != "running" for trial in trials)}
 
 
 def plain(cell: Cell) -> dict[str, Any]:

@@ -43,6 +43,8 @@ def _inside(forms: list[Any], part: str | int) -> list[Any]:
     for form in forms:
         if get_origin(form) is tuple and str(part).isdigit():
             found += _forms(get_args(form)[0])
+        elif get_origin(form) is dict:
+            found += _forms(get_args(form)[1])
         elif form in _models([form]) and part in form.model_fields:
             found += _forms(form.model_fields[part].annotation)
     return found
@@ -158,6 +160,8 @@ def _words(error: Any, where: Place, model: type[BaseModel]) -> str:
     match error["type"]:
         case "extra_forbidden":
             return f"no such field{suggestion(model, where.path)}"
+        case "too_short" if isinstance(error["input"], dict):
+            return "is empty"
         case "too_short" | "too_long":
             return f"the list is {error['type'].replace('_', ' ')}"
         case "missing" if isinstance(where.path[-1], int):

@@ -29,6 +29,8 @@ def canonical(value: Any) -> Any:
         return kept
     if isinstance(value, tuple):
         return [canonical(item) for item in value]
+    if isinstance(value, dict):
+        return {key: canonical(item) for key, item in value.items()}
     return value
 
 

@@ -18,7 +18,8 @@ from dinov2lab.spec.study import Study, expand
 
 __all__ = ["SpecError", "find", "headline", "kind_of", "load_recipe", "load_study"]
 
-FOLDERS = {"study": Path("ablations"), "recipe": Path("experiments")}
+Kind = Literal["study", "recipe", "search"]
+FOLDERS: dict[Kind, Path] = {"study": Path("ablations"), "recipe": Path("experiments"), "search": Path("experiments")}
 _OWN: dict[str, Any] = {name: (field.annotation, field) for name, field in Study.model_fields.items() if name != "name"}
 _StudyFile: type[Section] = create_model(
     "_StudyFile", __base__=Section, **{**_OWN, "base": (str, ...), "arms": (dict[str, dict[str, Any]], ...)}
@@ -26,9 +27,9 @@ _StudyFile: type[Section] = create_model(
 Model = TypeVar("Model", bound=Section)
 
 
-def find(name: str, kind: Literal["study", "recipe"] | None = None) -> Path:
-    """The YAML file of that path, or of that bare name in ./ablations (studies) or ./experiments (recipes)."""
-    path, folders = Path(name), [FOLDERS[kind]] if kind else list(FOLDERS.values())
+def find(name: str, kind: Kind | None = None) -> Path:
+    """The YAML file of that path, or of that bare name in ./ablations (studies) or ./experiments (recipes, searches)."""
+    path, folders = Path(name), [FOLDERS[kind]] if kind else list(dict.fromkeys(FOLDERS.values()))
     if path.is_file():
         return path
     found = [folder / f"{name}.yaml" for folder in folders if (folder / f"{name}.yaml").is_file()]
@@ -43,9 +44,12 @@ def find(name: str, kind: Literal["study", "recipe"] | None = None) -> Path:
     raise SpecError(f"no {kind or 'study or recipe'} is called {name!r}{did_you_mean(name, known) or there}")
 
 
-def kind_of(path: Path) -> Literal["study", "recipe"]:
-    """By its keys: only a study has arms, a question, a factor or a baseline."""
-    return "study" if read_document(path).plain().keys() & {"arms", "question", "factor", "baseline"} else "recipe"
+def kind_of(path: Path) -> Kind:
+    """By its keys: only a search has a space or a sampler, only a study has arms, a factor or a baseline."""
+    keys = read_document(path).plain().keys()
+    if keys & {"space", "sampler", "pruner", "budget"}:
+        return "search"
+    return "study" if keys & {"arms", "question", "factor", "baseline"} else "recipe"
 
 
 def headline(path: Path) -> str:
@@ -56,11 +60,11 @@ def headline(path: Path) -> str:
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> RunSpec:
     """The RunSpec in a YAML file: nested keys, on top of its `base:` where it has one. Raises SpecError."""
-    tree, changes = _recipe(Path(path)), sets(overrides)
-    before = _spec(tree)
+    tree, changes = recipe_tree(Path(path)), sets(overrides)
+    before = spec_of(tree)
     if not changes:
         return before
-    after = _spec(_resolved(put(tree, changes)))
+    after = spec_of(resolved(put(tree, changes)))
     for each in changes:
         refuse_unchanged(before, after, each, ".".join(each.path))
     return after
@@ -88,24 +92,24 @@ def load_study(path: Path | str, overrides: Sequence[str] = ()) -> Study:
     return new_study.model_copy(update={"name": f"{study.name}-{content_id(content)[:6]}"})
 
 
-def _recipe(path: Path, chain: tuple[Path, ...] = ()) -> Item:
+def recipe_tree(path: Path, chain: tuple[Path, ...] = ()) -> Item:
     """The tree of a recipe on top of its bases, with the recipes that it names in it."""
     if path.resolve() in [each.resolve() for each in chain]:
         raise SpecError(f"{chain[-1]}: goes round in a circle: {' -> '.join(map(str, (*chain, path)))}")
-    own, chain = dict(_mapping(read_document(path))), (*chain, path)
+    own, chain = dict(mapping(read_document(path))), (*chain, path)
     base, description = own.pop("base", None), own.pop("description", None)
     if description and not isinstance(description.value, str):
         raise SpecError(f"{description.where}: description: is no text")
-    under = _recipe(_reference(base, "base"), chain) if base else Item({}, str(path), path.parent)
-    return _resolved(put(replace(under, where=str(path)), leaves(own)), chain)
+    under = recipe_tree(reference(base, "base"), chain) if base else Item({}, str(path), path.parent)
+    return resolved(put(replace(under, where=str(path)), leaves(own)), chain)
 
 
-def _mapping(item: Item) -> dict[str, Item]:
+def mapping(item: Item) -> dict[str, Item]:
     assert isinstance(item.value, dict)
     return item.value
 
 
-def _reference(item: Item, name: str) -> Path:
+def reference(item: Item, name: str) -> Path:
     if not isinstance(item.value, str):
         raise SpecError(f"{item.where}: {name}: is no path of a YAML file")
     path = item.folder / item.value
@@ -114,25 +118,25 @@ def _reference(item: Item, name: str) -> Path:
     return path
 
 
-def _resolved(tree: Item, chain: tuple[Path, ...] = ()) -> Item:
+def resolved(tree: Item, chain: tuple[Path, ...] = ()) -> Item:
     """`tree` with the recipe itself where an embedder names the path of one."""
     if isinstance(tree.value, list):
-        return replace(tree, value=[_resolved(each, chain) for each in tree.value])
+        return replace(tree, value=[resolved(each, chain) for each in tree.value])
     if not isinstance(tree.value, dict):
         return tree
-    entries = {key: _resolved(each, chain) for key, each in tree.value.items()}
+    entries = {key: resolved(each, chain) for key, each in tree.value.items()}
     if "kind" in entries and entries["kind"].value == "run" and isinstance(entries.get("run", tree).value, str):
-        recipe = _recipe(_reference(entries["run"], "run"), chain)
-        _spec(recipe)  # its own mistakes are told in its own terms
+        recipe = recipe_tree(reference(entries["run"], "run"), chain)
+        spec_of(recipe)  # its own mistakes are told in its own terms
         entries["run"] = recipe
     return replace(tree, value=entries)
 
 
-def _spec(tree: Item, above: Location = ()) -> RunSpec:
-    return _validated(RunSpec, tree.plain(), tree, above)
+def spec_of(tree: Item, above: Location = ()) -> RunSpec:
+    return validated(RunSpec, tree.plain(), tree, above)
 
 
-def _validated(model: type[Model], value: Any, tree: Item, above: Location = ()) -> Model:
+def validated(model: type[Model], value: Any, tree: Item, above: Location = ()) -> Model:
     try:
         return model.model_validate_json(json.dumps(value))
     except ValidationError as error:
@@ -173,24 +177,24 @@ def _in_arm(override: Override, arms: Sequence[str]) -> tuple[str, Override]:
 def _study(path: Path, changes: _Changes) -> tuple[RunSpec, Study]:
     """(the base, the study), with the --set `changes` made in them."""
     tree = _factor_as_list(put(_factor_as_list(read_document(path)), changes.study))
-    _validated(_StudyFile, tree.plain(), tree)
-    entries = _mapping(tree)
-    base_tree = _resolved(put(_recipe(_reference(entries["base"], "base")), changes.base))
-    base, factors = _spec(base_tree), _factors(entries["factor"])
+    validated(_StudyFile, tree.plain(), tree)
+    entries = mapping(tree)
+    base_tree = resolved(put(recipe_tree(reference(entries["base"], "base")), changes.base))
+    base, factors = spec_of(base_tree), _factors(entries["factor"])
     arms = dict[str, RunSpec]()
-    for name, item in _mapping(entries["arms"]).items():
-        own = leaves(_mapping(item)) + [each for arm, each in changes.arms if arm == name]
-        arms[name] = _spec(_resolved(put(base_tree, own)), ("arms", name))
+    for name, item in mapping(entries["arms"]).items():
+        own = leaves(mapping(item)) + [each for arm, each in changes.arms if arm == name]
+        arms[name] = spec_of(resolved(put(base_tree, own)), ("arms", name))
         for each in own:
             _refuse_confound(name, each, own, factors, base, arms[name])
     return base, _checked(path, tree, arms)
 
 
 def _factor_as_list(tree: Item) -> Item:
-    factor = _mapping(tree).get("factor")
+    factor = mapping(tree).get("factor")
     if factor is None or not isinstance(factor.value, str):
         return tree
-    return replace(tree, value={**_mapping(tree), "factor": replace(factor, value=[factor])})
+    return replace(tree, value={**mapping(tree), "factor": replace(factor, value=[factor])})
 
 
 def _factors(factor: Item) -> list[str]:
@@ -217,13 +221,13 @@ def _refuse_confound(
 
 def _checked(path: Path, tree: Item, arms: Mapping[str, RunSpec]) -> Study:
     """The study, expanded once, so that all its errors appear when it is loaded."""
-    entries = {name: item for name, item in _mapping(tree).items() if name != "base"}
+    entries = {name: item for name, item in mapping(tree).items() if name != "base"}
     plain = {name: item.plain() for name, item in entries.items()}
     plain |= {"name": path.stem, "arms": [{"name": name, "spec": arms[name].model_dump(mode="json")} for name in arms]}
     named = [
-        replace(item, value={"name": replace(item, value=name)}) for name, item in _mapping(entries["arms"]).items()
+        replace(item, value={"name": replace(item, value=name)}) for name, item in mapping(entries["arms"]).items()
     ]
-    study = _validated(Study, plain, replace(tree, value={**entries, "arms": replace(entries["arms"], value=named)}))
+    study = validated(Study, plain, replace(tree, value={**entries, "arms": replace(entries["arms"], value=named)}))
     try:
         expand(study)
     except ValueError as error:

@@ -13,6 +13,7 @@ class Workspace:
         self.runs = path / "runs"
         self.cache = path / "cache"
         self.studies = path / "studies"  # the resolved studies that ran here, by name
+        self.searches = path / "searches"  # a folder each: its trials, its storage
         self.database = path / "mlflow.db"
         self.artifacts = path / "artifacts"
 
@@ -21,3 +22,6 @@ class Workspace:
 
     def study(self, name: str) -> Path:
         return self.studies / f"{name}.json"
+
+    def search(self, name: str) -> Path:
+        return self.searches / name

@@ -18,7 +18,7 @@ from ruamel.yaml import YAML
 
 from dinov2lab.spec.curation import RunEmbedder
 from dinov2lab.spec.identity import content_id, run_id
-from dinov2lab.spec.load import load_recipe
+from dinov2lab.spec.load import kind_of, load_recipe
 from dinov2lab.spec.resources import Resources
 from dinov2lab.spec.run import RunSpec
 from dinov2lab.spec.section import Section, later
@@ -219,7 +219,7 @@ def test_a_spec_survives_being_written_as_yaml(tmp_path_factory: pytest.TempPath
 def _add_recipes() -> None:
     golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
     specs = {"defaults": RunSpec(), "whole": spec_of(WHOLE)}
-    specs |= {file.stem: load_recipe(file) for file in sorted(EXPERIMENTS.glob("*.yaml"))}
+    specs |= {file.stem: load_recipe(file) for file in sorted(EXPERIMENTS.glob("*.yaml")) if kind_of(file) == "recipe"}
     for name, spec in specs.items():
         golden.setdefault(name, {"id": run_id(spec), "spec": spec.model_dump(mode="json")})
     GOLDEN.write_text(json.dumps(golden, indent=1) + "\n")

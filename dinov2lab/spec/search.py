@@ -1,0 +1,256 @@
+"""SearchSpec: a base recipe, the fields of it that may vary, what is to be best, and what the search may cost.
+
+A trial is a point of the space: the base with a value for each field, one run for each of the search's seeds.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, NamedTuple, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from dinov2lab.spec.cost import flops_of_image, images_of_run
+from dinov2lab.spec.identity import content_id, run_id
+from dinov2lab.spec.run import RunSpec
+from dinov2lab.spec.section import Count, Positive, Section
+from dinov2lab.spec.study import with_steps
+
+Direction = Literal["maximize", "minimize"]
+Point = Mapping[str, Any]  # dotted field of the recipe -> its value
+KINDS = ("log", "linear", "integers", "choices")
+COSTS = ("cost/images", "cost/flops", "cost/seconds", "cost/peak_memory_mb")
+LOOKS = ("val/knn", "health/feature_std", "health/rankme")  # measured during training too, so that a rung can see them
+
+
+class Dimension(Section):
+    """The values that one field may take: a range or choices. `when`: only where other fields have such values."""
+
+    log: tuple[float, float] | None = None
+    linear: tuple[float, float] | None = None
+    integers: tuple[int, int] | None = None
+    choices: Annotated[tuple[Any, ...], Field(min_length=1)] | None = None
+    when: dict[str, Any] = Field(default={})
+
+    @property
+    def kind(self) -> str:
+        return next(kind for kind in KINDS if getattr(self, kind) is not None)
+
+    @property
+    def bounds(self) -> tuple[float, float] | tuple[int, int] | None:
+        """None for choices."""
+        return self.log or self.linear or self.integers
+
+    def holds(self, value: Any) -> bool:
+        if self.choices is not None:
+            return value in self.choices
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        whole = self.integers is None or isinstance(value, int)
+        return bool(self.bounds and number and whole and self.bounds[0] <= value <= self.bounds[1])
+
+    def examples(self) -> tuple[Any, ...]:
+        """Its extremes: whatever is wrong with a field is wrong there."""
+        return self.choices or self.bounds or ()
+
+    @model_validator(mode="after")
+    def _one_range(self) -> Self:
+        given = [kind for kind in KINDS if getattr(self, kind) is not None]
+        if len(given) != 1:
+            raise ValueError(f"wants one of {', '.join(KINDS)}, and has {' and '.join(given) or 'none'}")
+        if self.choices and any(value in self.choices[:place] for place, value in enumerate(self.choices)):
+            raise ValueError("a value stands twice in choices")
+        if self.bounds and self.bounds[0] >= self.bounds[1]:
+            raise ValueError(f"{given[0]}: the lower bound {self.bounds[0]:g} is not below {self.bounds[1]:g}")
+        if self.log and self.log[0] <= 0:
+            raise ValueError(f"log: the lower bound {self.log[0]:g} is not above 0")
+        return self
+
+
+class Budget(Section):
+    """What the search may cost: it starts no trial beyond any of these."""
+
+    trials: Count | None = None  # points, whatever becomes of them
+    images: Count | None = None  # seen in training, summed over all runs
+    hours: Positive | None = None  # of training, summed over all runs
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if self.trials is None and self.images is None and self.hours is None:
+            raise ValueError("wants at least one of trials, images, hours")
+        return self
+
+
+class Sampler(Section):
+    kind: Literal["tpe", "random", "grid", "gp"] = "tpe"
+    seed: int = 0
+    startup: Count = 10  # random points before tpe or gp begins to learn
+    points: Annotated[int, Field(ge=2)] = 5  # of a grid, on each range
+
+
+class Pruner(Section):
+    """`asha` and `hyperband` stop runs at rungs of val during training, `wilcoxon` a point after some of its seeds."""
+
+    kind: Literal["none", "hyperband", "asha", "wilcoxon"] = "none"
+    first: Count | None = None  # images at the first rung; none: the first look at val
+    reduction: Annotated[int, Field(ge=2)] = 3  # one in so many goes on from a rung
+    p: Annotated[float, Field(gt=0, lt=0.5)] = 0.1  # of wilcoxon
+
+
+class SearchSpec(Section):
+    name: Annotated[str, Field(pattern=r"^[\w.+=-]+$", max_length=120)]
+    question: str = ""
+    base: RunSpec  # its seed is replaced by `seeds`
+    space: Annotated[dict[str, Dimension], Field(min_length=1)]
+    equal: Literal["steps", "images", "flops"] = "steps"  # what every trial spends, as the base does
+    metrics: Annotated[dict[str, Direction], Field(min_length=1)]  # several: a Pareto front
+    budget: Budget
+    sampler: Sampler = Sampler()
+    pruner: Pruner = Pruner()
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)  # a trial's value is the mean over them
+    enqueue: tuple[Literal["base"] | dict[str, Any], ...] = ()  # points to try first; fields left out are sampled
+    earlier: tuple[
+        str, ...
+    ] = ()  # searches and studies of this workspace whose fitting runs are points already paid for
+
+    @property
+    def rungs(self) -> bool:
+        return self.pruner.kind in ("asha", "hyperband")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("a seed stands twice in seeds")
+        for metric in self.metrics:
+            _refuse_metric(metric, produced(self.base))
+        if self.pruner.kind != "none" and len(self.metrics) > 1:
+            raise ValueError(f"pruner {self.pruner.kind} ranks trials by one metric, and the search has several")
+        if self.rungs and (blind := [metric for metric in self.metrics if metric not in LOOKS]):
+            raise ValueError(
+                f"pruner {self.pruner.kind} needs a metric that is measured during training, {blind[0]} is not"
+            )
+        if self.rungs and len(self.seeds) > 1:
+            raise ValueError(
+                f"pruner {self.pruner.kind} compares runs of one seed; for several seeds there is wilcoxon"
+            )
+        if self.pruner.kind == "wilcoxon" and len(self.seeds) < 5:
+            raise ValueError("pruner wilcoxon can tell nothing from fewer than 5 seeds")
+        if self.sampler.kind == "grid" and (self.enqueue or any(each.when for each in self.space.values())):
+            raise ValueError("sampler grid takes neither enqueue nor conditional fields")
+        return self
+
+
+def produced(base: RunSpec) -> tuple[str, ...]:
+    """What a chooser may see of a run of `base`: val, health and costs; test never, and losses differ in meaning."""
+    labelled = base.evaluation.memory is not None
+    val = [*(["val/knn"] if labelled else []), *(["val/linear"] if labelled and base.evaluation.linear else [])]
+    return (*val, *LOOKS[1:], *COSTS)
+
+
+def _refuse_metric(metric: str, known: tuple[str, ...]) -> None:
+    if metric.split("/")[0] == "test":
+        raise ValueError(f"metrics {metric}: nothing that chooses may see test; choose on val")
+    if metric not in known:
+        raise ValueError(f"metrics {metric}: nobody produces it; there are {', '.join(known)}")
+
+
+def search_id(search: SearchSpec) -> str:
+    """What makes two searches one: all but its budget, its warm starts and its words."""
+    return content_id(search.model_copy(update={"budget": None, "enqueue": (), "earlier": (), "question": ""}))
+
+
+def active(search: SearchSpec, point: Point) -> Iterator[tuple[str, Dimension]]:
+    """The fields that a point has, given the values of those before them. `point` may grow meanwhile."""
+    for key, dimension in search.space.items():
+        if all(key in point and _matches(point[key], wanted) for key, wanted in dimension.when.items()):
+            yield key, dimension
+
+
+def _matches(value: Any, wanted: Any) -> bool:
+    return value in wanted if isinstance(wanted, list) else bool(value == wanted)
+
+
+def base_point(search: SearchSpec) -> dict[str, Any]:
+    """The base recipe as a point of the space. Raises ValueError where it lies outside."""
+    plain, point = search.base.model_dump(mode="json"), dict[str, Any]()
+    for key, dimension in active(search, point):
+        point[key] = value_in(plain, key)
+        if not dimension.holds(point[key]):
+            raise ValueError(f"the base lies outside the space: its {key} is {point[key]}")
+    return point
+
+
+def value_in(plain: Any, key: str) -> Any:
+    """The value of a dotted field in nested mappings and lists. Raises KeyError where there is none."""
+    for part in key.split("."):
+        if isinstance(plain, list) and part.isdecimal() and int(part) < len(plain):
+            plain = plain[int(part)]
+        elif isinstance(plain, dict) and part in plain:
+            plain = plain[part]
+        else:
+            raise KeyError(key)
+    return plain
+
+
+def spec_at(search: SearchSpec, point: Point) -> RunSpec:
+    """The recipe at `point`, its length set so that what the search holds equal is equal to the base's.
+
+    Raises ValueError (pydantic's, where a field's value does not fit the others).
+    """
+    plain = search.base.model_dump(mode="json")
+    for key, value in point.items():
+        above, _, last = key.rpartition(".")
+        holder: Any = value_in(plain, above) if above else plain
+        holder[int(last) if isinstance(holder, list) else last] = value
+    return _equalised(search, RunSpec.model_validate_json(json.dumps(plain)))
+
+
+def _equalised(search: SearchSpec, spec: RunSpec) -> RunSpec:
+    images = images_of_run(search.base)
+    match search.equal:
+        case "images":
+            if images % spec.optim.batch:
+                raise ValueError(
+                    f"optim.batch {spec.optim.batch}: the base's {images} images are no whole number of steps"
+                )
+            return with_steps(spec, images // spec.optim.batch)
+        case "flops":
+            cost = flops_of_image(spec) * spec.optim.batch
+            return with_steps(spec, max(1, round(images * flops_of_image(search.base) / cost)))
+    return spec
+
+
+class Planned(NamedTuple):
+    """One run of a trial."""
+
+    run: str  # id
+    spec: RunSpec
+
+
+def runs_at(search: SearchSpec, point: Point) -> tuple[Planned, ...]:
+    """The runs of a trial, one for each seed."""
+    spec = spec_at(search, point)
+    specs = [spec.model_copy(update={"seed": seed}) for seed in search.seeds]
+    return tuple(Planned(run_id(each), each) for each in specs)
+
+
+def corners(search: SearchSpec) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """(field, value, point): the base with one field at each of its extremes, its conditions met."""
+    for key, dimension in search.space.items():
+        for value in dimension.examples():
+            yield key, value, {**_conditions(search, key), key: value}
+
+
+def _conditions(search: SearchSpec, key: str) -> dict[str, Any]:
+    """Values that make the field active."""
+    needed = dict[str, Any]()
+    for name, wanted in search.space[key].when.items():
+        needed |= {**_conditions(search, name), name: wanted[0] if isinstance(wanted, list) else wanted}
+    return needed
+
+
+def reason_of(error: ValueError) -> str:
+    """Why a point is no recipe, in one line."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        name = ".".join(map(str, first["loc"]))
+        return f"{name}{': ' if name else ''}{first['msg'].removeprefix('Value error, ')}"
+    return str(error)
