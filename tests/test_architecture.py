@@ -25,7 +25,7 @@ HOMES = {
     "matplotlib": ("report/",),
     "jinja2": ("report/",),
     "faiss": ("curation/index.py",),
-    "timm": ("model/vit.py", "model/blocks.py"),
+    "timm": ("model/",),
     "torch.distributed": ("collectives.py", "training/distributed.py"),
     "rich": ("terminal.py",),
     "typer": ("cli.py",),

@@ -19,10 +19,12 @@ from dinov2lab.lab import provenance
 from dinov2lab.lab.judging import chosen_pictures, embedding, evaluation_data, references
 from dinov2lab.lab.pictures import draw_views
 from dinov2lab.model.features import features
-from dinov2lab.model.vit import Backbone, Pretrained
+from dinov2lab.model.vit import Backbone
+from dinov2lab.model.weights import Pretrained, digest, load_backbone
 from dinov2lab.spec.cost import flops_of_run, images_of_run
 from dinov2lab.spec.curation import Embedder, RunEmbedder, TimmEmbedder
 from dinov2lab.spec.identity import run_id
+from dinov2lab.spec.model import RunWeights
 from dinov2lab.spec.resources import Resources
 from dinov2lab.spec.run import RunSpec
 from dinov2lab.store import atomic
@@ -30,6 +32,7 @@ from dinov2lab.store.folders import Workspace
 from dinov2lab.store.manifest import ManifestFolder
 from dinov2lab.store.result import Cost, RunFolder, RunResult
 from dinov2lab.training import checkpoint, loop
+from dinov2lab.training.start import Start, from_public, from_run
 from dinov2lab.training.step import Diverged
 
 Stop = Callable[[], bool]
@@ -121,7 +124,8 @@ def _compute(
     if len(train) == 0:
         raise ValueError(f"{spec.data.train}: curation has left no image to train on")
     data = evaluation_data(spec, sources, train, workspace, roots)
-    _write_provenance(folder, resources, device, manifest_folder, fingerprints, workspace)
+    start = _start(spec, workspace, roots, resources, stop)
+    _write_provenance(folder, resources, device, manifest_folder, fingerprints, workspace, start)
     draw_views(spec, train, folder.pictures)
     px = spec.views.global_px
     trained = loop.train(
@@ -132,11 +136,12 @@ def _compute(
         device,
         lambda net: protocol.look(embedding(net, px), data, spec.evaluation),
         stop,
+        start,
     )
     if trained is None:
         raise Stopped
     metrics = protocol.final(embedding(trained.backbone, px), data, spec.evaluation)
-    metrics |= references(spec, data, device)
+    metrics |= references(spec, data, device, start)
     metrics |= {name: value for name, value in folder.rows()[-1].items() if name.startswith("loss/")}
     checkpoint.save_backbone(trained.backbone, folder.backbone)
     _draw_examples(manifest_folder, sources[spec.data.train], roots)
@@ -195,20 +200,33 @@ def _embedder(
 ) -> tuple[Backbone | Pretrained, int]:
     match embedder:
         case RunEmbedder():
-            result = execute(embedder.run, workspace, roots, resources, stop=stop)
-            if result.status == "failed":
-                raise ValueError(f"the embedder (run {result.run}) failed: {result.error}")
-            return load_backbone(embedder.run, workspace.run(result.run).backbone), embedder.run.views.global_px
+            folder = _needed("the embedder", embedder.run, workspace, roots, resources, stop)
+            return load_backbone(embedder.run, folder.backbone), embedder.run.views.global_px
         case TimmEmbedder():
             return Pretrained(embedder.name, embedder.px), embedder.px
         case _:
             raise ValueError(f"{embedder.kind}: not an embedder with a network")
 
 
-def load_backbone(spec: RunSpec, file: Path) -> Backbone:
-    backbone = Backbone(spec.model, spec.views.global_px)
-    backbone.load_state_dict(checkpoint.load(file))
-    return backbone
+def _needed(
+    what: str, spec: RunSpec, workspace: Workspace, roots: Roots, resources: Resources, stop: Stop
+) -> RunFolder:
+    """The folder of a run that another one needs, which is trained first where it is missing."""
+    result = execute(spec, workspace, roots, resources, stop=stop)
+    if result.status == "failed":
+        raise ValueError(f"{what} (run {result.run}) failed: {result.error}")
+    return workspace.run(result.run)
+
+
+def _start(spec: RunSpec, workspace: Workspace, roots: Roots, resources: Resources, stop: Stop) -> Start | None:
+    match spec.model.weights:
+        case None:
+            return None
+        case RunWeights(run=run, heads=heads):
+            folder = _needed("the run of model.weights", run, workspace, roots, resources, stop)
+            return from_run(spec, folder.checkpoint, heads=heads)
+        case weights:
+            return from_public(spec, weights, roots.data)
 
 
 def _draw_examples(manifest: ManifestFolder, source: Source, roots: Roots) -> None:
@@ -235,6 +253,7 @@ def _write_provenance(
     manifest: ManifestFolder,
     fingerprints: dict[str, str],
     workspace: Workspace,
+    start: Start | None,
 ) -> None:
     atomic.write_json(
         folder.provenance,
@@ -246,5 +265,6 @@ def _write_provenance(
             "resources": resources.model_dump(mode="json"),
             "manifest_folder": str(manifest.path.relative_to(workspace.path)),
             "sources": fingerprints,
+            "weights": digest(start.teacher) if start else None,
         },
     )

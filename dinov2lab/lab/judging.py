@@ -17,6 +17,7 @@ from dinov2lab.spec.curation import Embedder
 from dinov2lab.spec.run import RunSpec
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.manifest import ManifestFolder
+from dinov2lab.training.start import Start
 from dinov2lab.training.teacher import build_student
 
 
@@ -62,17 +63,28 @@ def _no_embedder(embedder: Embedder, source: Source, rows: Sequence[int]) -> NDA
     raise AssertionError("a source that is only read needs no embedder")
 
 
-def references(spec: RunSpec, data: protocol.EvaluationData, device: torch.device) -> dict[str, float]:
-    """The two reference rows of every report: raw pixels, and this very network before its first step."""
+def references(
+    spec: RunSpec, data: protocol.EvaluationData, device: torch.device, start: Start | None
+) -> dict[str, float]:
+    """The reference rows of every report: raw pixels, this network with drawn weights, and with those it began with."""
     if data.memory is None:
         return {}
-    student = build_student(spec, Key(spec.seed, spec.replicate))
-    untrained = student["backbone"].to(device)
+    student, px = build_student(spec, Key(spec.seed, spec.replicate)).to(device), spec.views.global_px
+    untrained = student["backbone"]
     assert isinstance(untrained, Backbone)
-    rows = {"pixels": protocol.pixels, "untrained": embedding(untrained, spec.views.global_px)}
+    rows = _finals({"pixels": protocol.pixels, "untrained": embedding(untrained, px)}, spec, data)
+    if start:
+        student.load_state_dict(start.teacher, strict=False)
+        rows |= _finals({"initial": embedding(untrained, px)}, spec, data)
+    return rows
+
+
+def _finals(
+    embeddings: dict[str, protocol.Embedding], spec: RunSpec, data: protocol.EvaluationData
+) -> dict[str, float]:
     return {
         f"{name}/{metric}": value
-        for name, embed in rows.items()
+        for name, embed in embeddings.items()
         for metric, value in protocol.final(embed, data, spec.evaluation).items()
         if not metric.startswith("choice/")
     }

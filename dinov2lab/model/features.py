@@ -5,7 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from dinov2lab.model.vit import Backbone, Pretrained
+from dinov2lab.model.vit import Backbone
+from dinov2lab.model.weights import Pretrained
 
 
 @torch.inference_mode()

@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import timm
 import torch
 import torch.nn.functional as F
 from timm.layers import SwiGLUPacked
@@ -133,18 +132,3 @@ def positions_at(positions: Tensor, grid: tuple[int, int], registers: int) -> Te
         offset = ((grid[0] + 0.1) / side, (grid[1] + 0.1) / side)
         picture = F.interpolate(picture, scale_factor=offset, mode="bicubic")
     return torch.cat([prefix, picture.flatten(2).transpose(1, 2).to(positions.dtype)], dim=1)
-
-
-class Pretrained(nn.Module):
-    """A timm model as an embedder of images: its pooled features stand where the class token stands."""
-
-    def __init__(self, name: str, px: int) -> None:
-        """Raises ValueError where timm has no such model or its weights cannot be had."""
-        super().__init__()
-        try:
-            self.network = timm.create_model(name, pretrained=True, num_classes=0, img_size=px)
-        except Exception as error:  # unknown names, no network and no cache each raise kinds of their own
-            raise ValueError(f"timm model {name!r}: {str(error).splitlines()[0]}") from error
-
-    def forward(self, crops: Sequence[Tensor]) -> list[Tokens]:
-        return [Tokens(self.network(images), images.new_empty(len(images), 0, 0)) for images in crops]

@@ -5,7 +5,7 @@ import re
 
 from dinov2lab.report.statistics import Interval
 
-REFERENCES = {"pixels": "raw pixels", "untrained": "the same network untrained"}
+REFERENCES = {"pixels": "raw pixels", "untrained": "the same network untrained", "initial": "the weights it began with"}
 
 # Quoted paths first, since only there may a folder's name hold a space. A URL's double slash is no path.
 _QUOTED = re.compile(r"""(['"])(?:file://)?(?:/|~/|[A-Za-z]:\\)[^'"\n]*?([^/\\'"\n]*)\1""")

@@ -1,10 +1,13 @@
 """The backbone: its size and its parts."""
 
-from typing import Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
 from dinov2lab.spec.section import Count, Positive, Section, later
+
+if TYPE_CHECKING:
+    from dinov2lab.spec.run import RunSpec
 
 
 class Architecture(NamedTuple):
@@ -24,6 +27,31 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
+class TimmWeights(Section):
+    """Public weights of a backbone by timm's name, such as vit_small_patch14_dinov2.lvd142m, or `local-dir:FOLDER`."""
+
+    kind: Literal["timm"]
+    name: str
+
+
+class HuggingFaceWeights(Section):
+    """A folder of Dinov2Model or Dinov2WithRegistersModel, as safetensors, relative to --data-root."""
+
+    kind: Literal["huggingface"]
+    folder: str
+
+
+class RunWeights(Section):
+    """Student and teacher as another run ended, which is trained first where it is missing; the optimiser begins anew."""
+
+    kind: Literal["run"]
+    run: "RunSpec"
+    heads: bool = True  # else they begin anew, as they must where they are of another shape
+
+
+Weights = Annotated[TimmWeights | HuggingFaceWeights | RunWeights, Field(discriminator="kind")]
+
+
 class ModelSpec(Section):
     size: Literal["pico", "nano", "tiny", "small", "base", "large", "giant"] = "small"
     patch: Count = 16
@@ -31,6 +59,8 @@ class ModelSpec(Section):
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.3
     ffn: Literal["mlp", "swiglu"] = later(absent="mlp")
     registers: Annotated[int, Field(ge=0)] = later(absent=0)  # tokens without a patch (arXiv 2309.16588)
+
+    weights: Weights | None = later(absent=None)  # none: drawn at random
 
     @property
     def architecture(self) -> Architecture:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from dinov2lab.spec.curation import CurationSpec, Duplicates, Leaks, Retrieve, RunEmbedder
-from dinov2lab.spec.model import ModelSpec
+from dinov2lab.spec.model import ModelSpec, RunWeights
 from dinov2lab.spec.section import Count, Fraction, NotNegative, Positive, Section, Steps
 
 
@@ -148,7 +148,7 @@ class RunSpec(Section):
     data: DataSpec = DataSpec()
     curation: CurationSpec | None = None
     views: ViewsSpec = ViewsSpec()
-    model: ModelSpec = ModelSpec()
+    model: ModelSpec = Field(default_factory=lambda: ModelSpec())  # which may hold another RunSpec
     objective: ObjectiveSpec = ObjectiveSpec()
     optim: OptimSpec = OptimSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
@@ -175,7 +175,7 @@ class RunSpec(Section):
         return self
 
 
-# A recipe may hold another one, that of its embedder: here, where both kinds are known, the circle is closed.
+# A recipe may hold others, of its embedder and of the weights it begins with: here, where all are known, it is closed.
 _KNOWN = {"RunSpec": RunSpec}
-for _section in (RunEmbedder, Leaks, Duplicates, Retrieve, CurationSpec, RunSpec):
+for _section in (RunEmbedder, Leaks, Duplicates, Retrieve, CurationSpec, RunWeights, ModelSpec, RunSpec):
     _section.model_rebuild(_types_namespace=_KNOWN)

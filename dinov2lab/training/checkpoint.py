@@ -1,11 +1,11 @@
 """All that a run carries from step to step, written atomically; loading never runs code from the file (weights_only)."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
+from dinov2lab.model.weights import read as load
 from dinov2lab.store import atomic
 from dinov2lab.training.step import Centres, State
 
@@ -46,16 +46,6 @@ def restore(state: State, path: Path) -> float:
 
 def save_backbone(backbone: nn.Module, path: Path) -> None:
     atomic.write(path, lambda temporary: torch.save(backbone.state_dict(), temporary))
-
-
-def load(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise ValueError(f"{path}: damaged ({_reason(error)}); delete it to start again from nothing") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: not a checkpoint (it holds a {type(content).__name__})")
-    return content
 
 
 def _reason(error: Exception) -> str:

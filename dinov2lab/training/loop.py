@@ -18,6 +18,7 @@ from dinov2lab.spec.run import RunSpec
 from dinov2lab.store.result import RunFolder
 from dinov2lab.training import checkpoint
 from dinov2lab.training.schedules import values_at
+from dinov2lab.training.start import Start
 from dinov2lab.training.step import Batch, State, train_step
 
 Probe = Callable[[Backbone], dict[str, float]]
@@ -57,15 +58,16 @@ def train(
     device: torch.device,
     probe: Probe,
     stop: Callable[[], bool] = lambda: False,
+    start: Start | None = None,
 ) -> Trained | None:
-    """Train from the last checkpoint to the end; None where `stop` asked for an end, with a checkpoint of where it was.
+    """Train from the last checkpoint to the end, first from `start`; None where `stop` asked for an end, with a checkpoint.
 
     Raises Diverged, after which the last checkpoint still stands.
     """
     key = Key(spec.seed, spec.replicate)
     batch, steps = spec.optim.batch, spec.optim.steps
     log_every = max(1, steps // ROWS)
-    state = State(spec, key, device)
+    state = State(spec, key, device, start)
     spent = checkpoint.restore(state, folder.checkpoint)
     log = MetricsLog(folder)
     order = Order(len(pictures), key)

@@ -18,6 +18,7 @@ from dinov2lab.training import losses
 from dinov2lab.training import optimizer as optimizers
 from dinov2lab.training import teacher as teachers
 from dinov2lab.training.schedules import Values, values_at
+from dinov2lab.training.start import Start
 
 
 class Diverged(RuntimeError):
@@ -39,10 +40,14 @@ class Centres(NamedTuple):
 class State:
     """All that a run carries from step to step, and all that a checkpoint holds."""
 
-    def __init__(self, spec: RunSpec, key: Key, device: torch.device) -> None:
+    def __init__(self, spec: RunSpec, key: Key, device: torch.device, start: Start | None = None) -> None:
         self.step = 0
-        self.student = teachers.build_student(spec, key).to(device)
-        self.teacher = teachers.build_teacher(self.student)
+        student = teachers.build_student(spec, key)
+        teacher = teachers.build_teacher(student)
+        if start:
+            student.load_state_dict(start.student, strict=False)  # fitted already; heads may be left out
+            teacher.load_state_dict(start.teacher, strict=False)
+        self.student, self.teacher = student.to(device), teacher.to(device)
         self.optimizer = optimizers.build(dict(self.student.items()), spec.optim)
         objective = spec.objective
         patch_head = objective.ibot.head or objective.dino.head
@@ -50,6 +55,8 @@ class State:
             torch.zeros(1, objective.dino.head.prototypes, device=device),
             torch.zeros(1, patch_head.prototypes, device=device),
         )
+        if start and start.centres:
+            self.centres = Centres(*(centre.to(device) for centre in start.centres))
 
 
 def train_step(state: State, batch: Batch, spec: RunSpec, key: Key) -> dict[str, Tensor]:

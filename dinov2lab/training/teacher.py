@@ -11,17 +11,23 @@ from dinov2lab.model.vit import Backbone
 from dinov2lab.spec.run import RunSpec
 
 
-def build_student(spec: RunSpec, key: Key) -> nn.ModuleDict:
-    """`backbone`, `dino_head` and, where patches have a head of their own, `ibot_head`; weights drawn by `key`."""
-    generator = torch.Generator().manual_seed(torch_seed(key, "weights"))
+def networks(spec: RunSpec) -> nn.ModuleDict:
+    """`backbone`, `dino_head` and, where patches have a head of their own, `ibot_head`; their weights are not yet set."""
     backbone = Backbone(spec.model, spec.views.global_px)
     heads = {"dino_head": ProjectionHead(backbone.dim, spec.objective.dino.head)}
     if spec.objective.ibot.head is not None:
         heads["ibot_head"] = ProjectionHead(backbone.dim, spec.objective.ibot.head)
-    backbone.initialise(generator)
-    for head in heads.values():
-        head.initialise(generator)
     return nn.ModuleDict({"backbone": backbone, **heads})
+
+
+def build_student(spec: RunSpec, key: Key) -> nn.ModuleDict:
+    """The networks, their weights drawn by `key`."""
+    generator = torch.Generator().manual_seed(torch_seed(key, "weights"))
+    student = networks(spec)
+    for network in student.values():
+        assert isinstance(network, Backbone | ProjectionHead)
+        network.initialise(generator)
+    return student
 
 
 def build_teacher(student: nn.ModuleDict) -> nn.ModuleDict:

@@ -16,7 +16,6 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
 
-from dinov2lab.spec.curation import RunEmbedder
 from dinov2lab.spec.identity import content_id, run_id
 from dinov2lab.spec.load import kind_of, load_recipe
 from dinov2lab.spec.resources import Resources
@@ -167,6 +166,8 @@ def trees(annotation: Any, metadata: tuple[Any, ...] = ()) -> st.SearchStrategy[
         return st.tuples(*(trees(each) for each in (first, *rest))).map(list)
     if annotation in (int, float):
         return numbers(annotation, bounds)
+    if annotation is RunSpec:  # one inside of another
+        return st.fixed_dictionaries({"seed": st.integers(0, 9)})
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return sections(annotation)
     return {str: st.text(st.characters(codec="utf-8")), bool: st.booleans(), type(None): st.none()}[annotation]
@@ -185,10 +186,6 @@ def numbers(kind: type, bounds: dict[type, Any]) -> st.SearchStrategy[Any]:
 
 
 def sections(model: type[BaseModel]) -> st.SearchStrategy[dict[str, Any]]:
-    if model is RunEmbedder:
-        return st.fixed_dictionaries(
-            {"kind": st.just("run"), "run": st.fixed_dictionaries({"seed": st.integers(0, 9)})}
-        )
     fields = {name: trees(field.annotation, tuple(field.metadata)) for name, field in model.model_fields.items()}
     tags = {name for name in fields if name in ("kind", "stage")}
     needed = {name: fields[name] for name in fields if model.model_fields[name].is_required() or name in tags}
