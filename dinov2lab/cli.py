@@ -31,6 +31,12 @@ Reports = Annotated[Path, typer.Option("--reports", help="Where reports are writ
 Jobs = Annotated[int | None, typer.Option("--jobs", min=1, help="Runs at a time. [default: cores, or 1 with a GPU]")]
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where to compute.")]
 Rerun = Annotated[bool, typer.Option("--rerun", help="Compute again what has a result.")]
+MoreSeeds = Annotated[
+    int | None,
+    typer.Option(
+        "--more-seeds", min=1, help="Add so many seeds to a study that has ended; the look that was taken counts."
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would run, and what it costs.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Pool = Annotated[bool, typer.Option("--pool", help="Compare runs of different code or images all the same.")]
@@ -70,6 +76,7 @@ def run(
     jobs: Jobs = None,
     device: Device = "auto",
     rerun: Rerun = False,
+    more_seeds: MoreSeeds = None,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -78,7 +85,10 @@ def run(
     from dinov2lab.spec.study import Study, expand
     from dinov2lab.store.folders import Workspace
 
-    found, place = commands.find_either(target, sets or ()), Workspace(workspace)
+    place = Workspace(workspace)
+    found = commands.find_either(target, sets or (), place)
+    if more_seeds:
+        found = commands.with_more_seeds(found, more_seeds, place)
     if dry_run:
         cells = expand(found) if isinstance(found, Study) else (found,)
         terminal.show_plan(commands.planned(cells, place), as_json)

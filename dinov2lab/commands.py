@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dinov2lab.lab.plan import as_stored, is_finished, plan
+from dinov2lab.lab.plan import is_finished, plan
 from dinov2lab.spec.cost import images_of_run
 from dinov2lab.spec.identity import run_id
 from dinov2lab.spec.load import FOLDERS, SpecError, find, headline, kind_of, load_recipe, load_study
@@ -17,7 +17,7 @@ from dinov2lab.spec.resources import Resources
 from dinov2lab.spec.run import RunSpec
 from dinov2lab.spec.search import SearchSpec
 from dinov2lab.spec.study import Cell, Study, expand
-from dinov2lab.store import atomic
+from dinov2lab.store import atomic, studies
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.result import RunFolder, RunResult
 from dinov2lab.store.state import Standing, standing
@@ -32,13 +32,10 @@ MIRROR_SECONDS = 60.0  # between two looks of MLflow at runs that go on
 
 def find_study(name: str, workspace: Workspace) -> Study:
     """A study by its file or name, also one that ran here under a name of its own (with --set)."""
-    stored = workspace.study(name)
-    if Path(name).is_file() or (FOLDERS["study"] / f"{name}.yaml").is_file() or not stored.is_file():
-        return load_study(_of_kind(find(name, "study"), "study"))
-    try:
-        return Study.model_validate_json(stored.read_bytes())
-    except ValueError:
-        raise SpecError(f"{stored}: was written by another version; run the study again") from None
+    in_file = Path(name).is_file() or (FOLDERS["study"] / f"{name}.yaml").is_file()
+    if not in_file and (last := studies.stored(name, workspace)):
+        return last
+    return studies.as_it_stands(load_study(_of_kind(find(name, "study"), "study")), workspace)
 
 
 def find_recipe(name: str, overrides: Sequence[str]) -> RunSpec:
@@ -56,13 +53,22 @@ def _of_kind(path: Path, kind: str) -> Path:
     return path
 
 
-def find_either(name: str, overrides: Sequence[str]) -> Study | Cell:
+def find_either(name: str, overrides: Sequence[str], workspace: Workspace) -> Study | Cell:
     """A study, or a recipe as a run that belongs to no arm."""
     path = find(name)
     if kind_of(path) == "study":
-        return load_study(path, overrides)
+        return studies.as_it_stands(load_study(path, overrides), workspace)
     spec = load_recipe(_of_kind(path, "recipe"), overrides)
     return Cell("", spec.seed, run_id(spec), spec)
+
+
+def with_more_seeds(found: Study | Cell, count: int, workspace: Workspace) -> Study:
+    """The study after a look at the seeds that it has, and before one at `count` more. Raises ValueError."""
+    if not isinstance(found, Study):
+        raise ValueError("--more-seeds: is for a study; a recipe has one seed, and `--set seed=1` is another run")
+    if not studies.finished(found.seeds, found, workspace):
+        raise ValueError(f"--more-seeds: study {found.name} has runs that have not ended; run it without, first")
+    return found.with_more_seeds(count)
 
 
 def resources_for(jobs: int | None, device: Literal["auto", "cpu", "cuda"]) -> tuple[int, Resources]:
@@ -150,7 +156,7 @@ def run_study(
     from dinov2lab.lab import launch, tracking
     from dinov2lab.report.render import write_report
 
-    atomic.write_text(workspace.study(study.name), as_stored(study))
+    studies.record(study, workspace)
 
     def publish() -> str | None:
         write_report(study, workspace, report)

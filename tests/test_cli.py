@@ -16,12 +16,12 @@ from tiny import interruptible
 
 from dinov2lab.cli import main
 from dinov2lab.data.source import Roots, open_source
-from dinov2lab.lab.plan import as_stored
 from dinov2lab.spec.identity import run_id
 from dinov2lab.spec.load import load_recipe, load_study
 from dinov2lab.spec.study import Cell, Study, expand
 from dinov2lab.store import atomic
 from dinov2lab.store.folders import Workspace
+from dinov2lab.store.studies import as_stored
 from dinov2lab.terminal import watching
 
 RECIPE = """\
@@ -379,3 +379,33 @@ def test_colour_only_where_it_is_wanted(project: Project) -> None:
     out, _ = program("list", NO_COLOR="1", FORCE_COLOR="1", TERM="xterm").communicate(timeout=300)
     assert "\x1b[3" not in out
     assert "curation" in out
+
+
+def test_more_seeds_are_for_a_study_that_has_ended(call, project: Project):
+    early = call("run", "curation", "--more-seeds", "1", "--dry-run")
+    assert (early.code, early.err) == (
+        2,
+        "--more-seeds: study curation has runs that have not ended; run it without, first\n",
+    )
+    recipe = call("run", "small", "--more-seeds", "1")
+    assert recipe.code == 2
+    assert "a recipe has one seed" in recipe.err
+
+
+def test_more_seeds_are_planned_beside_those_that_are_there_and_stay(call, project: Project):
+    project.finish_all()
+    planned = json.loads(call("run", "curation", "--more-seeds", "1", "--dry-run", "--json").out)
+    seeds = [row["seed"] for row in planned]
+    arms = len(project.study.arms)
+    assert seeds == [*sorted(project.study.seeds * arms), *[max(project.study.seeds) + 1] * arms]
+    longer = project.study.with_more_seeds(1)
+    atomic.write_text(project.workspace.study("curation"), as_stored(longer))
+    assert {row["seed"] for row in json.loads(call("status", "curation", "--json").out)} == set(longer.seeds)
+
+
+def test_a_study_that_has_looked_often_enough_gets_no_more_seeds(call, project: Project):
+    project.finish_all()
+    refused = call("run", "curation", "--more-seeds", "1", "--set", "decide.looks=1", "--dry-run")
+    assert refused.code == 2
+    assert "has looked at its results as often as it may" in refused.err
+    assert refused.err.count("\n") == 1

@@ -8,6 +8,7 @@ from dinov2lab.spec.cost import flops_of_run, images_of_run
 from dinov2lab.spec.study import Cell, Study, expand
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.state import State, flops_per_second, standing
+from dinov2lab.store.studies import as_stored
 
 
 class Planned(NamedTuple):
@@ -42,8 +43,3 @@ def is_finished(study: Study, workspace: Workspace, report: Path) -> bool:
         return False
     newest = max(file.stat().st_mtime for file in results)
     return stored.read_text(encoding="utf-8") == as_stored(study) and verdict.stat().st_mtime >= newest
-
-
-def as_stored(study: Study) -> str:
-    """The text of a workspace's studies/NAME.json."""
-    return study.model_dump_json(indent=1) + "\n"

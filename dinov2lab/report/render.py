@@ -8,12 +8,11 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from dinov2lab.report import curves, figures, funnel, references, tables, verdict, words
-from dinov2lab.report.rules import RULES
+from dinov2lab.report import curves, figures, funnel, references, rules, tables, verdict, words
 from dinov2lab.report.tables import Run
 from dinov2lab.report.verdict import Row
 from dinov2lab.spec.study import Study
-from dinov2lab.store import atomic
+from dinov2lab.store import atomic, studies
 from dinov2lab.store.folders import Workspace
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -33,7 +32,7 @@ def write_report(study: Study, workspace: Workspace, out: Path, *, pool: bool = 
     Works at every stage of a study. `pool` compares runs of different code or data all the same. Imports no torch.
     """
     runs = tables.read_runs(study, workspace)
-    view = _view(study, runs, pool)
+    view = _view(study, runs, pool) | {"changes": [rules.replaced(each) for each in studies.changes(study, workspace)]}
     results = tables.results_table(study, runs)
     atomic.write(out / "results.csv", lambda file: results.to_csv(file, index=False))
     pictures = _write_figures(study, view, out / "figures")
@@ -57,7 +56,7 @@ def _view(study: Study, runs: tuple[Run, ...], pool: bool) -> dict[str, Any]:
     return {
         "study": study,
         "words": words,
-        "rule": RULES[study.decide.rule],
+        "rule": rules.RULES[study.decide.rule],
         "place": {arm.name: index for index, arm in enumerate(study.arms)},
         "colour": figures.colour,
         "headline": verdict.headline(study, runs, tuple(decided)),

@@ -1,11 +1,14 @@
 """The rule that a study decides by: the statistics that it calls, and what a reader is told of it."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import NamedTuple
 
+from dinov2lab.report import words
 from dinov2lab.report.statistics import Difference, blocked_differences, paired_difference, sign_flip_difference
 from dinov2lab.report.tables import Run, finals
 from dinov2lab.spec.study import Study
+from dinov2lab.store.studies import Changed
 
 
 class Compared(NamedTuple):
@@ -34,6 +37,16 @@ RULES = {
 }
 
 
+def replaced(change: Changed) -> str:
+    """A sentence on a rule that was changed after runs had finished."""
+    when, rule = datetime.fromtimestamp(change.when, UTC), change.decide
+    return (
+        f"The rule of this study was changed on {when:%Y-%m-%d %H:%M} UTC, when {words.plural(change.finished, 'run')} had "
+        f"finished: before, it decided by {rule.rule} on {words.title(rule.metric)} against {change.baseline}, at alpha "
+        f"{rule.alpha:g} over {words.plural(rule.looks, 'look')}" + (f", margin {rule.margin:g}" if rule.margin else "")
+    )
+
+
 def compared(study: Study, runs: tuple[Run, ...], metric: str) -> dict[str, Compared]:
     """Every arm but the baseline."""
     values = {arm.name: finals(runs, arm.name, metric) for arm in study.arms}
@@ -47,7 +60,7 @@ def _alone(study: Study, ours: dict[int, float], theirs: dict[int, float]) -> Co
     seeds = [seed for seed in study.seeds if seed in ours and seed in theirs]
     pair = [ours[seed] for seed in seeds], [theirs[seed] for seed in seeds]
     rule = sign_flip_difference if study.decide.rule == "sign_flip" else paired_difference
-    return Compared(rule(*pair, study.decide.alpha, study.comparisons), _by_seed(seeds, *pair))
+    return Compared(rule(*pair, study.alpha, study.comparisons), _by_seed(seeds, *pair))
 
 
 def _blocked(study: Study, values: dict[str, dict[int, float]], others: Sequence[str]) -> dict[str, Compared]:
@@ -56,7 +69,7 @@ def _blocked(study: Study, values: dict[str, dict[int, float]], others: Sequence
     whole = [seed for seed in study.seeds if all(seed in values[name] for name in (study.baseline, *present))]
     rows = {name: [values[name][seed] for seed in whole] for name in (study.baseline, *present)}
     base = rows.pop(study.baseline)
-    found = blocked_differences(list(rows.values()), base, study.decide.alpha, study.comparisons) if rows else ()
+    found = blocked_differences(list(rows.values()), base, study.alpha, study.comparisons) if rows else ()
     table = {name: Compared(each, _by_seed(whole, rows[name], base)) for name, each in zip(rows, found, strict=True)}
     return table | {name: _alone(study, {}, {}) for name in others if name not in present}
 

@@ -20,7 +20,10 @@ __all__ = ["SpecError", "find", "headline", "kind_of", "load_recipe", "load_stud
 
 Kind = Literal["study", "recipe", "search"]
 FOLDERS: dict[Kind, Path] = {"study": Path("ablations"), "recipe": Path("experiments"), "search": Path("experiments")}
-_OWN: dict[str, Any] = {name: (field.annotation, field) for name, field in Study.model_fields.items() if name != "name"}
+_NOT_IN_FILES = ("name", "looked")
+_OWN: dict[str, Any] = {
+    name: (field.annotation, field) for name, field in Study.model_fields.items() if name not in _NOT_IN_FILES
+}
 _StudyFile: type[Section] = create_model(
     "_StudyFile", __base__=Section, **{**_OWN, "base": (str, ...), "arms": (dict[str, dict[str, Any]], ...)}
 )

@@ -24,6 +24,7 @@ class Decide(Section):
 
     metric: str
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    looks: Count = 2  # at the results that `alpha` is shared out to: the first one, and one after each --more-seeds
     rule: Literal["paired_t", "blocked", "sign_flip"] = "paired_t"
     margin: Positive | None = None  # in the metric's own unit: a loss of less is called `no worse`
 
@@ -38,6 +39,7 @@ class Study(Section):
     seeds: Annotated[tuple[int, ...], Field(min_length=1)]
     metrics: Annotated[tuple[str, ...], Field(min_length=1)]
     decide: Decide
+    looked: tuple[Count, ...] = ()  # how many seeds there were at each earlier look; never in a file
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -51,12 +53,35 @@ class Study(Section):
         if self.decide.metric not in self.metrics:
             raise ValueError(f"decide.metric {self.decide.metric!r} is not among the metrics")
         smallest = 2.0 ** (1 - len(self.seeds))  # two-sided p that flipping signs can give
-        if self.decide.rule == "sign_flip" and smallest > self.decide.alpha / self.comparisons:
+        if self.decide.rule == "sign_flip" and smallest > self.alpha / self.comparisons:
             raise ValueError(
                 f"decide.rule sign_flip: {len(self.seeds)} seeds reach p = {smallest:.2g} at best, and the study wants "
-                f"{self.decide.alpha / self.comparisons:.2g}; more seeds, or rule paired_t or blocked"
+                f"{self.alpha / self.comparisons:.2g}; more seeds, or rule paired_t or blocked"
+            )
+        if len(self.looked) >= self.decide.looks:
+            raise ValueError(
+                f"decide.looks {self.decide.looks}: the study has looked at its results as often as it may"
             )
         return self
+
+    @property
+    def alpha(self) -> float:
+        """Of a single look: the study's own is shared out equally (Bonferroni)."""
+        return self.decide.alpha / self.decide.looks
+
+    def with_more_seeds(self, count: int) -> "Study":
+        """The same study with `count` seeds more, after a look at those that it has. Raises ValueError where none is left."""
+        if len(self.looked) + 1 >= self.decide.looks:
+            raise ValueError(
+                f"decide.looks {self.decide.looks}: {self.name} has looked at its results as often as it may"
+            )
+        seeds = (*self.seeds, *range(max(self.seeds) + 1, max(self.seeds) + 1 + count))
+        looked = (*self.looked, len(self.seeds))
+        return self.model_copy(update={"seeds": seeds, "looked": looked})
+
+    def before_its_looks(self) -> "Study":
+        """As the file says it: without the seeds that were added."""
+        return self.model_copy(update={"seeds": self.seeds[: self.looked[0]], "looked": ()}) if self.looked else self
 
     @property
     def comparisons(self) -> int:

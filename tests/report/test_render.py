@@ -54,7 +54,7 @@ def test_every_number_of_the_verdict_is_recomputed_from_the_table(fabricate, out
     assert len(rows) == len(report.rows) == len(made.study.metrics) * 2
     for row in rows:
         arm, baseline = (final_values(table, row[key], row["metric"]) for key in ("arm", "baseline"))
-        level = 1 - made.study.decide.alpha / 2  # two comparisons
+        level = 1 - made.study.decide.alpha / 2 / 2  # two looks, two comparisons
         reference = stats.ttest_rel(arm, baseline).confidence_interval(level)
         assert row["difference"] == pytest.approx((arm - baseline).mean())
         assert (row["low"], row["high"]) == pytest.approx((reference.low, reference.high))

@@ -160,7 +160,7 @@ def test_a_margin_is_a_positive_amount():
 
 
 def blocked(fabricate, **study):
-    return fabricate(decide=Decide(metric="test/knn", rule="blocked"), **study)
+    return fabricate(decide=Decide(metric="test/knn", rule="blocked", looks=1), **study)
 
 
 def test_a_blocked_study_decides_by_the_spread_of_all_arms_and_says_so(fabricate, tmp_path):
@@ -209,7 +209,7 @@ def test_an_arm_that_failed_altogether_leaves_the_others_their_seeds(fabricate, 
 
 def test_by_sign_flips_too_few_seeds_are_refused_before_anything_runs():
     study = make_study((0, 1, 2)).model_dump()
-    study["decide"]["rule"] = "sign_flip"
+    study["decide"] |= {"rule": "sign_flip", "looks": 1}
     with pytest.raises(ValueError, match=r"3 seeds reach p = 0\.25 at best, and the study wants 0\.025"):
         Study.model_validate(study)
     study["seeds"] = tuple(range(7))

@@ -1,0 +1,90 @@
+"""The studies that ran in a workspace: how each stands now, seeds that were added, and whether its rule was changed.
+
+studies/NAME.json holds a study as it ran last, seeds that were added with --more-seeds included; studies/NAME.past.jsonl
+holds what it was before, where its rule or its arms were changed after runs had finished.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from dinov2lab.spec.study import Decide, Study, expand
+from dinov2lab.store import atomic
+from dinov2lab.store.folders import Workspace
+
+
+class Changed(NamedTuple):
+    """A rule that a study had when some of its runs had already finished."""
+
+    when: float  # seconds since 1970, when it was replaced
+    finished: int  # runs that had a result by then
+    decide: Decide
+    baseline: str
+
+
+def as_stored(study: Study) -> str:
+    """The text of a workspace's studies/NAME.json."""
+    return study.model_dump_json(indent=1) + "\n"
+
+
+def stored(name: str, workspace: Workspace) -> Study | None:
+    """The study as it ran last; none where none ran by that name. Raises ValueError for one of another version."""
+    file = workspace.study(name)
+    try:
+        return Study.model_validate_json(file.read_bytes()) if file.is_file() else None
+    except ValueError:
+        raise ValueError(f"{file}: was written by another version; run the study again") from None
+
+
+def as_it_stands(study: Study, workspace: Workspace) -> Study:
+    """`study` as its file says, with the seeds that were added here to that very study."""
+    try:
+        last = stored(study.name, workspace)
+    except ValueError:
+        return study
+    return last if last and last.looked and last.before_its_looks() == study else study
+
+
+def record(study: Study, workspace: Workspace) -> None:
+    """Keep `study` as the one that runs now, and tell of the rule that it replaces, if results were there already."""
+    past = _replaced(study, workspace)
+    if past:
+        with _past(study, workspace).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(past._asdict() | {"decide": past.decide.model_dump(mode="json")}) + "\n")
+    atomic.write_text(workspace.study(study.name), as_stored(study))
+
+
+def changes(study: Study, workspace: Workspace) -> tuple[Changed, ...]:
+    """The rules that `study` had before this one, when runs had finished."""
+    file = _past(study, workspace)
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    past = [json.loads(line) for line in lines if line.endswith("}")]
+    known = [Changed(**(each | {"decide": Decide.model_validate(each["decide"])})) for each in past]
+    now = _replaced(study, workspace)
+    return tuple(each for each in (*known, *([now] if now else ())) if _rule(each) != _rule(study))
+
+
+def finished(seeds: Sequence[int], study: Study, workspace: Workspace) -> bool:
+    """Whether every run of these seeds has an outcome."""
+    return all(workspace.run(cell.run).outcome() for cell in expand(study) if cell.seed in seeds)
+
+
+def _replaced(study: Study, workspace: Workspace) -> Changed | None:
+    try:
+        last = stored(study.name, workspace)
+    except ValueError:
+        return None
+    if last is None or _rule(last) == _rule(study):
+        return None
+    done = sum(workspace.run(cell.run).result.exists() for cell in expand(last))
+    return Changed(time.time(), done, last.decide, last.baseline) if done else None
+
+
+def _rule(study: Study | Changed) -> tuple[Decide, str]:
+    return study.decide, study.baseline
+
+
+def _past(study: Study, workspace: Workspace) -> Path:
+    return workspace.study(study.name).with_suffix(".past.jsonl")
