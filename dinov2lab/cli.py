@@ -4,9 +4,13 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from dinov2lab.spec.study import Cell, Study
+    from dinov2lab.store.folders import Workspace
 
 app = typer.Typer(
     help="Studies of DINOv2 on your images: run, watch and report them.",
@@ -41,6 +45,19 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would ru
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Pool = Annotated[bool, typer.Option("--pool", help="Compare runs of different code or images all the same.")]
 Port = Annotated[int, typer.Option("--port", min=1, max=65535, help="Of the page, on this machine only.")]
+Launcher = Annotated[Literal["local", "slurm"], typer.Option("--launcher", help="This machine, or a Slurm cluster.")]
+Profiles = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--profile",
+        metavar="[ARM=]NAME",
+        help="What jobs ask of Slurm: a YAML file, or its name in ./experiments/slurm.",
+    ),
+]
+SlurmSets = Annotated[
+    list[str] | None,
+    typer.Option("--slurm", metavar="KEY=VALUE", help="Another value of every profile, as in --slurm hours=4."),
+]
 
 INTERRUPTED = 130  # what a shell makes of SIGINT
 LAB, HERE, REPORTS = Path("lab"), Path("."), Path("reports")
@@ -79,6 +96,9 @@ def run(
     more_seeds: MoreSeeds = None,
     dry_run: DryRun = False,
     as_json: Json = False,
+    launcher: Launcher = "local",
+    profiles: Profiles = None,
+    slurm: SlurmSets = None,
 ) -> None:
     """Run a study and write its report, or run one recipe. What has a result is not run again."""
     from dinov2lab import commands, terminal
@@ -89,6 +109,11 @@ def run(
     found = commands.find_either(target, sets or (), place)
     if more_seeds:
         found = commands.with_more_seeds(found, more_seeds, place)
+    if launcher == "slurm":
+        submit(found, place, data_root, reports, profiles or (), slurm or (), rerun=rerun, dry_run=dry_run)
+        return
+    if profiles or slurm:
+        raise ValueError("--profile and --slurm are for --launcher slurm")
     if dry_run:
         cells = expand(found) if isinstance(found, Study) else (found,)
         terminal.show_plan(commands.planned(cells, place), as_json)
@@ -106,6 +131,38 @@ def run(
     if failed:
         terminal.note(f"{terminal.plural(failed, 'run')} failed: dinov2lab status {found.name}")
         raise typer.Exit(1)
+
+
+def submit(
+    found: "Study | Cell",
+    workspace: "Workspace",
+    data_root: Path,
+    reports: Path,
+    profiles: Sequence[str],
+    settings: Sequence[str],
+    *,
+    rerun: bool,
+    dry_run: bool,
+) -> None:
+    """`run` on a cluster: it returns when the jobs are with Slurm."""
+    from dinov2lab import cluster, commands, terminal
+    from dinov2lab.data.source import Roots
+    from dinov2lab.lab.submit import Order
+    from dinov2lab.spec.study import Study
+
+    if not isinstance(found, Study):
+        raise ValueError("--launcher slurm wants a study; a recipe alone runs here")
+    arms = cluster.profiles_of(found, profiles, settings)
+    order = Order(found, arms, workspace, Roots(data_root, workspace.cache), reports)
+    if dry_run:
+        terminal.show_scripts(cluster.preview(order))
+        return
+    launched = cluster.launch(order, rerun=rerun)
+    if launched.over:
+        cluster.publish(order)
+        terminal.show_verdict(found, commands.verdict_of(reports / found.name), reports / found.name, as_json=False)
+        raise typer.Exit(int("failed" in launched.states))
+    terminal.show_launched(found, launched.submitted, launched.jobs.all if launched.jobs else (), launched.states)
 
 
 @app.command("list")
@@ -126,6 +183,32 @@ def status(study: StudyName, workspace: Place = LAB, as_json: Json = False) -> N
     place = Workspace(workspace)
     one = commands.find_study(study, place)
     terminal.show_states(one, commands.states(one, place), as_json)
+
+
+@app.command()
+def logs(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The first letters of a run's id, as `status` shows it.")],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")] = False,
+    workspace: Place = LAB,
+) -> None:
+    """What the process of a run said, here or on the cluster."""
+    from dinov2lab import cluster
+    from dinov2lab.store.folders import Workspace
+
+    folder, log = cluster.log_of(run, Workspace(workspace))
+    typer.echo(log, err=True)
+    for text in cluster.follow(folder, log, on=follow):
+        typer.echo(text, nl=False)
+
+
+@app.command()
+def cancel(study: StudyName, workspace: Place = LAB) -> None:
+    """End a study's jobs on the cluster. Its runs keep their checkpoints, and `run` goes on from there."""
+    from dinov2lab import cluster, commands, terminal
+    from dinov2lab.store.folders import Workspace
+
+    place = Workspace(workspace)
+    typer.echo(f"{terminal.plural(cluster.cancel(commands.find_study(study, place), place), 'job')} cancelled")
 
 
 @app.command()

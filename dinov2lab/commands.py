@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dinov2lab.lab.plan import is_finished, plan
+from dinov2lab.lab.standing import standings
 from dinov2lab.spec.cost import images_of_run
 from dinov2lab.spec.identity import run_id
 from dinov2lab.spec.load import FOLDERS, SpecError, find, headline, kind_of, load_recipe, load_study
@@ -20,7 +21,7 @@ from dinov2lab.spec.study import Cell, Study, expand
 from dinov2lab.store import atomic, studies
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.result import RunFolder, RunResult
-from dinov2lab.store.state import Standing, standing
+from dinov2lab.store.state import Standing
 from dinov2lab.store.trials import read_trials
 from dinov2lab.terminal import note, watching
 
@@ -117,13 +118,20 @@ def plain(cell: Cell) -> dict[str, Any]:
 
 
 def states(study: Study, workspace: Workspace) -> list[dict[str, Any]]:
-    return [_state(cell, standing(workspace.run(cell.run))) for cell in expand(study)]
+    cells = expand(study)
+    return [_state(cell, found) for cell, found in zip(cells, standings(cells, workspace), strict=True)]
 
 
 def _state(cell: Cell, found: Standing) -> dict[str, Any]:
-    error = found.outcome.error if found.outcome else None
+    error = found.outcome.error if found.outcome else found.note if found.state == "lost" else None
     images = images_of_run(cell.spec)
-    return plain(cell) | {"state": found.state, "images": images, "latest": found.values, "error": error}
+    return plain(cell) | {
+        "state": found.state,
+        "images": images,
+        "latest": found.values,
+        "error": error,
+        "note": found.note,
+    }
 
 
 def planned(cells: Sequence[Cell], workspace: Workspace) -> list[dict[str, Any]]:

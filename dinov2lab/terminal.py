@@ -215,7 +215,7 @@ def show_states(study: Study, rows: Sequence[dict[str, Any]], as_json: bool) -> 
     table(("arm", *(f"seed {seed}" for seed in study.seeds)), lines)
     for row in rows:
         if row["error"]:
-            say(f"{row['arm']} seed {row['seed']} failed: {row['error']}")
+            say(f"{row['arm']} seed {row['seed']} {row['state']}: {row['error']}")
 
 
 def _state(row: dict[str, Any]) -> str:
@@ -273,3 +273,16 @@ def show_funnel(funnel: "Sequence[Manifest]", folder: Path, as_json: bool) -> No
     lines = [(each.stage, f"{each.rows:,}", counted(each.dropped), counted(each.counts)) for each in funnel]
     table(("stage", "images left", "dropped", "also"), lines, right=("images left",))
     say(f"manifest  {funnel[-1].id}  {folder}")
+
+
+def show_scripts(scripts: Sequence[tuple[str, str]]) -> None:
+    """What sbatch would get, one job after the other."""
+    for what, text in scripts:
+        say(f"\n--- {what} ---\n{text.rstrip()}")
+
+
+def show_launched(study: Study, submitted: int, jobs: Sequence[str], states: Sequence[str]) -> None:
+    counts = {state: states.count(state) for state in ("queued", "running", "done", "failed") if state in states}
+    before = f"; before: {counted(counts)}" if counts else ""
+    say(f"{plural(submitted, 'run')} submitted{f' as jobs {chr(44).join(jobs)}' if jobs else ''}{before}")
+    say(f"The terminal may be closed: dinov2lab status {study.name}, and a report follows the last run")

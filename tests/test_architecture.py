@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "dinov2lab"
 ROWS = (
     ("cli",),
+    ("cluster",),
     ("commands",),
     ("terminal",),
     ("lab", "report"),

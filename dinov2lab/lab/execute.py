@@ -17,6 +17,7 @@ from dinov2lab.draws import Key
 from dinov2lab.evaluation import protocol
 from dinov2lab.lab import provenance
 from dinov2lab.lab.judging import chosen_pictures, embedding, evaluation_data, references
+from dinov2lab.lab.outcome import bury, failure
 from dinov2lab.lab.pictures import draw_views
 from dinov2lab.model.features import features
 from dinov2lab.model.vit import Backbone
@@ -27,7 +28,7 @@ from dinov2lab.spec.identity import run_id
 from dinov2lab.spec.model import RunWeights
 from dinov2lab.spec.resources import Resources
 from dinov2lab.spec.run import RunSpec
-from dinov2lab.store import atomic
+from dinov2lab.store import atomic, attempts, heartbeat
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.manifest import ManifestFolder
 from dinov2lab.store.result import Cost, RunFolder, RunResult
@@ -76,9 +77,17 @@ def execute(
         if begun is not None:
             begun(folder.path.name)
         atomic.sweep(folder.path)
+        if folder.failure.exists():
+            folder.forget_failure()
+        elif reason := attempts.exhausted(folder):
+            bury(folder, reason)
+            return finished(folder)
+        attempts.note(folder, "begun")
         try:
-            result = _compute(spec, folder, workspace, roots, resources, stop)
+            with heartbeat.beating(folder):
+                result = _compute(spec, folder, workspace, roots, resources, stop)
         except (Stopped, KeyboardInterrupt):
+            attempts.note(folder, "stopped")
             raise
         except Exception as error:
             result = failure(folder, explained(error))
@@ -87,7 +96,9 @@ def execute(
 
 
 def finished(folder: RunFolder) -> RunResult:
-    return RunResult.model_validate_json(folder.result.read_bytes())
+    outcome = folder.outcome()
+    assert outcome is not None
+    return outcome
 
 
 def explained(error: Exception) -> str:
@@ -96,17 +107,6 @@ def explained(error: Exception) -> str:
         return str(error)
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({Path(last.filename).name}:{last.lineno}, in {last.name})"
-
-
-def failure(folder: RunFolder, reason: str) -> RunResult:
-    return RunResult(
-        run=folder.path.name,
-        status="failed",
-        code=provenance.code_id(),
-        commit=provenance.commit(),
-        error=reason,
-        finished_at=time.time(),
-    )
 
 
 def _compute(

@@ -5,18 +5,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 from dinov2lab.data.source import Roots, open_source
-from dinov2lab.lab.provenance import code_id, commit
+from dinov2lab.lab.outcome import bury
 from dinov2lab.spec.resources import Resources
 from dinov2lab.spec.study import Cell, Study, expand
-from dinov2lab.store import atomic
+from dinov2lab.store import atomic, attempts
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.result import RunFolder, RunResult
 
-_ATTEMPTS = 3  # of a run whose process dies
 _POLL = 0.5  # seconds
 
 
@@ -59,7 +57,7 @@ def _make_way(folder: RunFolder, *, rerun: bool) -> None:
         if mine and rerun:
             folder.clear()
         elif mine:
-            folder.failure.unlink(missing_ok=True)
+            folder.forget_failure()
 
 
 class _Crew:
@@ -76,7 +74,6 @@ class _Crew:
             "resources": resources.model_dump(mode="json"),
         }
         self._workers: list[_Worker] = []
-        self._deaths: Counter[str] = Counter()
 
     def outcomes(self) -> list[RunResult]:
         found = [self._workspace.run(cell.run).outcome() for cell in self._cells]
@@ -103,14 +100,8 @@ class _Crew:
 
     def _died(self, run: str, code: int) -> None:
         folder = self._workspace.run(run)
-        self._deaths[run] += 1
-        if folder.outcome() is None and self._deaths[run] >= _ATTEMPTS:
-            reason = f"its process died {_ATTEMPTS} times, the last time by {_cause(code)}"
-            folder.write_outcome(
-                RunResult(
-                    run=run, status="failed", code=code_id(), commit=commit(), error=reason, finished_at=time.time()
-                )
-            )
+        if folder.outcome() is None and (reason := attempts.exhausted(folder)):
+            bury(folder, f"{reason}, the last time by {_cause(code)}")
 
     def dismiss(self) -> None:
         """Ask all workers to write a checkpoint and leave, and wait for them."""

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from dinov2lab.lab.standing import standings
 from dinov2lab.spec.cost import flops_of_run, images_of_run
 from dinov2lab.spec.study import Cell, Study, expand
 from dinov2lab.store.folders import Workspace
-from dinov2lab.store.state import State, flops_per_second, standing
+from dinov2lab.store.state import Standing, State, flops_per_second
 from dinov2lab.store.studies import as_stored
 
 
@@ -25,14 +26,13 @@ def plan(cells: Sequence[Cell], workspace: Workspace) -> list[Planned]:
     """The costs that are left, at the speed of the runs that finished in this workspace."""
     speed = flops_per_second(workspace)
 
-    def planned(cell: Cell) -> Planned:
-        found = standing(workspace.run(cell.run))
+    def planned(cell: Cell, found: Standing) -> Planned:
         total = images_of_run(cell.spec)
         images = 0 if found.state == "done" else total - found.values.get("images", 0)
         flops = flops_of_run(cell.spec) * images / total
         return Planned(cell, found.state, images, flops, flops / speed if speed else None)
 
-    return [planned(cell) for cell in cells]
+    return [planned(cell, found) for cell, found in zip(cells, standings(cells, workspace), strict=True)]
 
 
 def is_finished(study: Study, workspace: Workspace, report: Path) -> bool:

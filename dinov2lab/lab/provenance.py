@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).parent.parent
+RECORDED_COMMIT = "COMMIT"  # a file of a snapshot
 MAKES_NUMBERS = ("draws.py", "collectives.py", "spec", "data", "curation", "model", "training", "evaluation")
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "scipy", "xformers", "faiss-cpu", "faiss-gpu")
 
@@ -41,7 +42,12 @@ def _meaning(source: str) -> str:
 
 @cache
 def commit() -> str | None:
-    """The commit of the checkout that this package runs from, with a `+` where it was edited; none outside of one."""
+    """The commit of the checkout that this package runs from, with a `+` where it was edited; none outside of one.
+
+    A snapshot says which one it was taken from.
+    """
+    if (recorded := PACKAGE / RECORDED_COMMIT).exists():
+        return recorded.read_text() or None
     try:
         head = _git("rev-parse", "--short=12", "HEAD")
         return head + ("+" if _git("status", "--porcelain", "--", str(PACKAGE)) else "")

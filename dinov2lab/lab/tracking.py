@@ -126,8 +126,15 @@ def _client(workspace: Workspace) -> "MlflowClient":
     if uri == f"sqlite:///{workspace.database.resolve()}" and not workspace.database.exists():
         for leftover in workspace.path.glob(f".{workspace.database.name}.*"):
             leftover.unlink()
-        atomic.write(workspace.database, lambda new: MlflowClient(f"sqlite:///{new.resolve()}").search_experiments())
+        atomic.write(workspace.database, lambda new: _create(new, workspace.artifacts))
     return MlflowClient(uri, registry_uri=uri)
+
+
+def _create(database: Path, artifacts: Path) -> None:
+    """As MlflowClient would, which puts the folder that one stands in, in plain SQL: a quote in its name breaks it."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    SqlAlchemyStore(f"sqlite:///{database.resolve()}", artifacts.resolve().as_uri())
 
 
 def _open_study(target: Target, study: Study, workspace: Workspace) -> "Run":

@@ -37,14 +37,14 @@ def _leaves(entries: Mapping[str, Item], above: tuple[str, ...]) -> list[Overrid
     )  # a tag first: it clears what was of another member
 
 
-def sets(texts: Sequence[str]) -> list[Override]:
+def sets(texts: Sequence[str], flag: str = "--set", example: str = "optim.lr=1e-3") -> list[Override]:
     """What `--set a.b=c` says, the value read as YAML."""
     found = dict[str, Item]()
     for text in texts:
-        where = f"--set {text}"
+        where = f"{flag} {text}"
         key, equals, value = (part.strip() for part in text.partition("="))
         if not (equals and value and all(key.split("."))):
-            raise SpecError(f"{where}: wants KEY=VALUE, such as optim.lr=1e-3 (null for none)")
+            raise SpecError(f"{where}: wants KEY=VALUE, such as {example} (null for none)")
         if key in found:
             raise SpecError(f"{where}: {key}: is set twice")
         found[key] = parse(value, where, Path(), lines=False)

@@ -1,6 +1,9 @@
-"""Resources: the logistics of a run, which change none of its numbers beyond rounding."""
+"""Resources: the logistics of a run, which change none of its numbers beyond rounding; and what a job asks of Slurm."""
 
-from typing import Literal
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
 
 from dinov2lab.spec.section import Count, Positive, Section
 
@@ -11,3 +14,73 @@ class Resources(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Count = 1
     checkpoint_seconds: Positive = 30.0
+
+
+# What the launcher itself says to sbatch, and where a profile says the rest of it.
+OURS = ("array", "dependency", "error", "job-name", "open-mode", "output", "parsable", "requeue", "signal", "wait")
+FIELDS = {
+    "partition": "partition",
+    "account": "account",
+    "qos": "qos",
+    "constraint": "constraint",
+    "nodes": "nodes",
+    "gpus-per-node": "gpus_per_node",
+    "cpus-per-task": "cpus",
+    "mem": "memory_gb",
+    "time": "hours",
+    "ntasks-per-node": "nodes",
+}
+
+
+def _one_line(text: str) -> str:
+    if not text or not text.isprintable():
+        raise ValueError("is empty, or no single line of printable characters")
+    return text
+
+
+Word = Annotated[str, AfterValidator(_one_line)]
+
+
+def _options(options: dict[str, Any]) -> dict[str, Any]:
+    for name, value in options.items():
+        if not re.fullmatch(r"[a-z][a-z0-9-]+", name):
+            raise ValueError(f"{name!r} is no long option of sbatch, such as mail-type")
+        if name in OURS:
+            raise ValueError(f"--{name} is what the launcher decides")
+        if name in FIELDS:
+            raise ValueError(f"--{name} is the profile's own key {FIELDS[name]}")
+        if value is not True and not (isinstance(value, str | int | float) and value is not False):
+            raise ValueError(f"--{name} wants a word or a number, or true where it takes none")
+        if isinstance(value, str) and not (value and value.isprintable()):
+            raise ValueError(f"--{name} is empty, or no single line of printable characters")
+    return options
+
+
+class Slurm(Section):
+    """A profile, experiments/slurm/*.yaml: what one job asks for. Never part of the hash."""
+
+    partition: Word | None = None
+    account: Word | None = None
+    qos: Word | None = None
+    constraint: Word | None = None
+    nodes: Count = 1
+    gpus_per_node: Annotated[int, Field(ge=0)] = 0
+    cpus: Count = 1  # and as many threads
+    memory_gb: Positive | None = None
+    hours: Positive = 24.0
+    parallel: Count = 256  # runs of one array at a time
+    signal_seconds: Count = 120  # before the limit: time to write a checkpoint and to ask to be queued again
+    setup: tuple[Word, ...] = ()  # lines of shell before the run
+    sbatch: Annotated[dict[str, Any], AfterValidator(_options)] = Field(
+        default={}
+    )  # any further option of sbatch by its own name
+
+    @model_validator(mode="after")
+    def _leaves_time(self) -> Self:
+        if self.signal_seconds > self.hours * 3600 * 0.75:
+            raise ValueError(f"signal_seconds {self.signal_seconds} leaves a job of hours {self.hours} too little")
+        return self
+
+    @property
+    def resources(self) -> Resources:
+        return Resources(device="cuda" if self.gpus_per_node else "cpu", threads=self.cpus)

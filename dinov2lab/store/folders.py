@@ -14,6 +14,8 @@ class Workspace:
         self.cache = path / "cache"
         self.studies = path / "studies"  # the resolved studies that ran here, by name
         self.searches = path / "searches"  # a folder each: its trials, its storage
+        self.slurm = path / "slurm"  # a folder for each launch there
+        self.snapshots = path / "code"  # the package as it was when jobs were submitted
         self.database = path / "mlflow.db"
         self.artifacts = path / "artifacts"
 

@@ -54,6 +54,10 @@ class RunFolder:
         self.result = path / "result.json"
         self.failure = path / "failure.json"
         self.lock = path / "lock"
+        self.heartbeat = path / "heartbeat.json"  # while a process computes it
+        self.attempts = path / "attempts.jsonl"
+        self.submission = path / "submission.json"  # the job that computes it, where Slurm does
+        self.log = path / "log"  # what its process said on stderr, where it ran on this machine
         self.pictures = path / "pictures"
 
     def outcome(self) -> RunResult | None:
@@ -90,6 +94,11 @@ class RunFolder:
                 shutil.rmtree(entry)
             elif entry != self.lock:
                 entry.unlink()
+
+    def forget_failure(self) -> None:
+        """For another try, which goes on from the last checkpoint."""
+        for file in (self.failure, self.attempts, self.submission):
+            file.unlink(missing_ok=True)
 
     def write_outcome(self, result: RunResult) -> None:
         file = self.result if result.status == "finished" else self.failure

@@ -8,7 +8,8 @@ from dinov2lab.store import atomic
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.result import RunFolder, RunResult
 
-State = Literal["done", "failed", "running", "waiting"]
+# queued: with Slurm; lost: was given to Slurm, which knows it no more, and has no outcome
+State = Literal["done", "failed", "running", "waiting", "queued", "lost"]
 
 
 class Follower:
@@ -35,6 +36,7 @@ class Standing(NamedTuple):
     state: State
     values: dict[str, Any]
     outcome: RunResult | None
+    note: str = ""  # what Slurm says to it
 
 
 def standing(folder: RunFolder) -> Standing:

@@ -381,3 +381,14 @@ def test_the_pages_need_a_database_and_a_free_port(workspace: Workspace, tmp_pat
         taken.listen()
         with pytest.raises(ValueError, match="choose another"):
             tracking.ui(workspace, taken.getsockname()[1])
+
+
+def test_a_quote_in_the_workspace_s_name_breaks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow writes the folder that one stands in into its database in plain SQL."""
+    place = tmp_path / 'it\'s "a" lab é'
+    place.mkdir()
+    monkeypatch.chdir(place)
+    workspace, study = Workspace(Path("lab")), fabricated.study()
+    finished_study(workspace, study)
+    tracking.sync(study, workspace, tmp_path / "reports")
+    assert_equal_to_disk(workspace, study)

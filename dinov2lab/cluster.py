@@ -1,0 +1,192 @@
+"""Studies on a cluster: submitted once, watched and cancelled from any terminal, reported by their last job."""
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from dinov2lab.data.source import open_source
+from dinov2lab.lab import slurm, submit, tracking
+from dinov2lab.lab.outcome import bury
+from dinov2lab.lab.plan import is_finished
+from dinov2lab.lab.standing import standings
+from dinov2lab.lab.submit import Order
+from dinov2lab.report.render import write_report
+from dinov2lab.spec.document import SpecError, did_you_mean
+from dinov2lab.spec.profile import load_profile
+from dinov2lab.spec.resources import Slurm
+from dinov2lab.spec.study import Cell, Study, expand
+from dinov2lab.store import atomic, attempts, studies
+from dinov2lab.store.folders import Workspace
+from dinov2lab.store.result import RunFolder
+from dinov2lab.store.state import Standing, State
+from dinov2lab.store.submission import Jobs, launches, of_study, submission
+
+SETTLED = ("done", "failed", "queued", "running")
+POLL = 1.0  # seconds between two looks at a log
+
+
+def profiles_of(study: Study, names: Sequence[str], settings: Sequence[str]) -> dict[str, Slurm]:
+    """The profile of each arm: `NAME` for all of them, `ARM=NAME` for one; `settings` change them all."""
+    arms = [arm.name for arm in study.arms]
+    common, own = None, dict[str, str]()
+    for text in names:
+        arm, equals, name = text.rpartition("=")
+        if equals and arm not in arms:
+            raise SpecError(f"--profile {text}: there is no arm {arm!r}{did_you_mean(arm, arms)}")
+        if equals:
+            own[arm] = name
+        elif common is not None:
+            raise SpecError(
+                f"--profile {text}: {common} is the profile of all arms already; ARM=NAME is for one of them"
+            )
+        else:
+            common = name
+    loaded = {name: load_profile(name, settings) for name in {common, *own.values()}}
+    return {arm: loaded[own.get(arm, common)] for arm in arms}
+
+
+def preview(order: Order) -> list[tuple[str, str]]:
+    """(what, sbatch's text) of the jobs that a launch would submit."""
+    left = [cell for cell, found in _standings(order) if found.state not in SETTLED]
+    return submit.preview(order, left, close) if left else []
+
+
+class Launched(NamedTuple):
+    submitted: int  # runs
+    jobs: Jobs | None  # none where nothing was left to submit
+    states: list[State]  # of all runs, before
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to wait for."""
+        return self.jobs is None and not {"queued", "running"} & set(self.states)
+
+
+def launch(order: Order, *, rerun: bool) -> Launched:
+    """Submit what has no result and no job. What failed before is tried again. Raises ValueError."""
+    _refuse_paths(order)
+    for uri in sorted({uri for cell in expand(order.study) for uri in cell.spec.sources()}):
+        open_source(uri, order.roots)  # a wrong path is said once, and before anything is submitted
+    with atomic.locked(order.workspace.slurm / "lock"):
+        queue = slurm.queue()
+        _forget_half_sent(order.workspace, queue)
+        for cell, found in _standings(order):
+            _make_way(order.workspace.run(cell.run), found, rerun=rerun)
+        studies.record(order.study, order.workspace)
+        return _submit(order, queue, again=("waiting", "lost"))
+
+
+def close(plan: str) -> str:
+    """The last job of a launch: what got lost is submitted once more; where nothing is, it writes the report."""
+    order = submit.read_order(Path(plan))
+    with atomic.locked(order.workspace.slurm / "lock"):
+        launched = _submit(order, slurm.queue(), again=("lost",))
+    behind = publish(order)
+    return f"submitted {launched.submitted} runs again; MLflow: {behind or 'up to date'}"
+
+
+def publish(order: Order) -> str | None:
+    """Report and MLflow, from what there is; returns what MLflow lacks and why."""
+    report = order.reports / order.study.name
+    if not is_finished(order.study, order.workspace, report):
+        write_report(order.study, order.workspace, report)
+    return tracking.try_sync(order.study, order.workspace, order.reports, seconds=600)
+
+
+def _submit(order: Order, queue: Mapping[str, slurm.Queued], again: Sequence[State]) -> Launched:
+    found = _standings(order)
+    left = []
+    for cell, each in found:
+        folder = order.workspace.run(cell.run)
+        if each.state not in again:
+            continue
+        if reason := attempts.exhausted(folder):
+            bury(folder, f"{reason}; {each.note}" if each.note else reason)
+        elif not (again == ("lost",) and "CANCELLED" in each.note):  # somebody meant it
+            left.append(cell)
+    ours = {job for jobs in of_study(order.workspace, order.study.name) for job in jobs.all}
+    also = sorted({job.partition("_")[0] for job in queue} & ours - {os.environ.get("SLURM_JOB_ID", "")})
+    jobs = submit.submit(order, left, close, also) if left else None
+    return Launched(len(left), jobs, [each.state for _, each in found])
+
+
+def _standings(order: Order) -> list[tuple[Cell, Standing]]:
+    cells = expand(order.study)
+    return list(zip(cells, standings(cells, order.workspace), strict=True))
+
+
+def _make_way(folder: RunFolder, found: Standing, *, rerun: bool) -> None:
+    """For another try of what failed; of everything that is not under way, where it was asked for."""
+    if found.state == "failed" or (rerun and found.state == "done"):
+        with atomic.locked(folder.lock, wait=False) as mine:
+            if mine and rerun:
+                folder.clear()
+            elif mine:
+                folder.forget_failure()
+
+
+def _forget_half_sent(workspace: Workspace, queue: Mapping[str, slurm.Queued]) -> None:
+    """A launcher that was killed while it submitted may have left jobs whose ids nobody wrote down; their name tells them."""
+    for launch in launches(workspace):
+        if launch.jobs() is None:
+            slurm.cancel({job.partition("_")[0] for job, each in queue.items() if each.name == launch.name})
+            for run in launch.path.glob("*.json"):
+                folder = workspace.run(run.stem)
+                if (sent := submission(folder)) and sent.launch == launch.name:
+                    folder.submission.unlink()
+            launch.forget()
+
+
+def _refuse_paths(order: Order) -> None:
+    for path in (order.workspace.path, order.reports):
+        text = str(path.resolve())
+        if not text.isprintable() or "%" in text or "\\" in text:
+            raise ValueError(
+                f"{text!r}: Slurm reads % and \\ in the paths of its logs as patterns; choose another folder"
+            )
+
+
+def cancel(study: Study, workspace: Workspace) -> int:
+    """End the study's jobs that wait or run; how many there were. Runs keep their checkpoints."""
+    with atomic.locked(workspace.slurm / "lock"):
+        queue = slurm.queue()
+        _forget_half_sent(workspace, queue)
+        ours = {job for jobs in of_study(workspace, study.name) for job in jobs.all}
+        ending = [job for job in queue if job.partition("_")[0] in ours]
+        for cell in expand(study):
+            folder = workspace.run(cell.run)
+            if (sent := submission(folder)) and sent.job in ending:
+                folder.submission.unlink()
+        slurm.cancel({job.partition("_")[0] for job in ending})
+        return len(ending)
+
+
+def log_of(run: str, workspace: Workspace) -> tuple[RunFolder, Path]:
+    """The folder and the log of the run whose id begins with `run`. Raises ValueError."""
+    known = [path.name for path in workspace.runs.iterdir()] if workspace.runs.is_dir() else []
+    found = [name for name in known if name.startswith(run)]
+    if len(found) != 1:
+        near = did_you_mean(run, known) if not found else f"; there are {', '.join(sorted(found))}"
+        raise ValueError(f"{run}: no one run in {workspace.path} has an id that begins so{near}")
+    folder = workspace.run(found[0])
+    sent = submission(folder)
+    return folder, sent.log if sent else folder.log
+
+
+def follow(folder: RunFolder, log: Path, *, on: bool) -> Iterator[str]:
+    """The text of a log; with `on`, also what is added to it until the run has an outcome."""
+    offset = 0
+    while True:
+        over = not on or folder.outcome() is not None
+        if log.exists():
+            with log.open("rb") as file:
+                file.seek(offset)
+                text = file.read()
+            offset += len(text)
+            if text:
+                yield text.decode(errors="replace")
+        if over:
+            return
+        time.sleep(POLL)

@@ -1,0 +1,145 @@
+"""What runs inside a Slurm job: one run, or the curation that runs share. Imports nothing heavy before it can hear signals.
+
+Ahead of a time limit, or when a job is preempted, Slurm sends a signal. The loop then writes a checkpoint and the job asks to
+be queued again, as often as it takes: what counts attempts is store/attempts.py, by what they achieved. submitit's own
+handler would raise in the middle of a step, and counts each signal to a short job as a timeout.
+"""
+
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from dinov2lab.lab import slurm
+
+SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
+AGAIN = 1  # exit code of a job that goes on later; Slurm has put it back by then
+Stop = Callable[[], bool]
+
+
+class Job:
+    """Called with the path of a JSON plan and nothing else: what a job does can be read, and no pickle holds it."""
+
+    def __init__(self, work: Callable[[dict[str, Any], Stop], str]) -> None:
+        self._work = work
+
+    def __call__(self, plan: str) -> str:
+        said = json.loads(Path(plan).read_bytes())
+        warning = Warned(grace=said["signal_seconds"] * 2 / 3)
+        from dinov2lab.lab.execute import Stopped
+
+        try:
+            return self._work(said, warning.heard)
+        except Stopped:
+            say("a checkpoint is written")
+            go_on_later(said.get("submission"))
+            raise SystemExit(AGAIN) from None
+        finally:
+            warning.forget()
+
+    def checkpoint(self, plan: str) -> Any:
+        """For submitit's own handler, until ours is there."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, plan)
+
+
+def train(plan: dict[str, Any], stop: Stop) -> str:
+    from dinov2lab.lab.execute import execute
+    from dinov2lab.spec.run import RunSpec
+
+    spec = RunSpec.model_validate_json(json.dumps(plan["spec"]))
+    workspace, roots, resources = _places(plan)
+    result = execute(spec, workspace, roots, resources, stop=stop)
+    say(f"run {result.run} {result.status}" + (f": {result.error}" if result.error else ""))
+    return result.status
+
+
+def stages(plan: dict[str, Any], stop: Stop) -> str:
+    """The curation of all runs, each stage once. What fails here fails again in the run that needs it, and is told there."""
+    from dinov2lab.lab.execute import Stopped, curated, explained
+    from dinov2lab.spec.run import RunSpec
+
+    workspace, roots, resources = _places(plan)
+    for value in plan["specs"]:
+        if stop():
+            raise Stopped
+        try:
+            folder = curated(RunSpec.model_validate_json(json.dumps(value)), workspace, roots, resources, stop)
+            say(f"curated: {folder.path}")
+        except Stopped:
+            raise
+        except Exception as error:
+            say(explained(error))
+    return "curated"
+
+
+def _places(plan: dict[str, Any]) -> Any:
+    from dinov2lab.data.source import Roots
+    from dinov2lab.spec.resources import Resources
+    from dinov2lab.store.folders import Workspace
+
+    roots = Roots(Path(plan["data"]), Path(plan["cache"]))
+    return Workspace(Path(plan["workspace"])), roots, Resources.model_validate(plan["resources"])
+
+
+class Warned:
+    """Whether Slurm has warned this process; heard at once, whatever the main thread is busy with.
+
+    Where nothing could be stopped within `grace` seconds (a curation stage has no checkpoint), the job asks to be queued
+    again all the same, before it is killed.
+    """
+
+    def __init__(self, grace: float) -> None:
+        self._warned, self._grace = False, grace
+        ours, self._theirs = socket.socketpair()
+        self._ours = ours
+        self._theirs.setblocking(False)
+        self._before = {each: signal.signal(each, _nothing) for each in SIGNALS}
+        signal.set_wakeup_fd(self._theirs.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def heard(self) -> bool:
+        return self._warned
+
+    def forget(self) -> None:
+        signal.set_wakeup_fd(-1)
+        self._theirs.close()
+
+    def _listen(self) -> None:
+        while heard := self._ours.recv(1):
+            if heard[0] in SIGNALS and not self._warned:
+                self._warned = True
+                say(f"{signal.Signals(heard[0]).name}: stops as soon as it can")
+                late = threading.Timer(self._grace, go_on_later)
+                late.daemon = True
+                late.start()
+
+
+def _nothing(number: int, frame: FrameType | None) -> None:
+    pass
+
+
+def go_on_later(submission: str | None = None) -> None:
+    """Ask to be queued again, unless Slurm has other plans: it puts back itself what it preempts, and scancel means it."""
+    job = os.environ["SLURM_JOB_ID"]
+    state = slurm.state(job)
+    if state == "RUNNING":
+        say("asks to be queued again")
+        slurm.requeue(job)
+    elif state == "CANCELLED":
+        say("was cancelled")
+        if submission is not None:
+            Path(submission).unlink(missing_ok=True)  # nobody is to take it for a job that got lost
+
+
+def say(text: str) -> None:
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+    sys.stderr.flush()

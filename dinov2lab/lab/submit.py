@@ -1,0 +1,224 @@
+"""A study as a graph of Slurm jobs: the curation that runs share, an array of runs for each profile, then the report."""
+
+import json
+import math
+import os
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import submitit
+
+from dinov2lab.data.source import Roots
+from dinov2lab.lab import slurm, snapshot
+from dinov2lab.lab.job import Job, stages, train
+from dinov2lab.spec.resources import Slurm
+from dinov2lab.spec.study import Cell, Study
+from dinov2lab.store import atomic, attempts
+from dinov2lab.store.folders import Workspace
+from dinov2lab.store.submission import Jobs, Launch, new_launch, record
+
+FOR_EVER = 10**6  # timeouts that submitit would count; ours are counted by what they achieved
+LARGEST = 1000  # jobs of an array, by Slurm's default
+KEPT = ("SLURM_CONF", "SBATCH_ACCOUNT", "SBATCH_PARTITION", "SBATCH_QOS", "SBATCH_CONSTRAINT", "SBATCH_RESERVATION")
+REPORT = {"nodes": 1, "gpus_per_node": 0, "cpus": 1, "memory_gb": 4.0, "hours": 1.0}
+
+
+class Order(NamedTuple):
+    """What a launch is about. Paths are absolute: a job may begin elsewhere."""
+
+    study: Study
+    profiles: Mapping[str, Slurm]  # of each arm
+    workspace: Workspace
+    roots: Roots
+    reports: Path
+
+    def places(self) -> dict[str, str]:
+        where = {"workspace": self.workspace.path, "data": self.roots.data, "cache": self.roots.cache}
+        return {name: str(path.resolve()) for name, path in where.items()}
+
+
+class Part(NamedTuple):
+    """A job, or an array of as many jobs as there are plans."""
+
+    what: str
+    profile: Slurm
+    call: Callable[[str], str]
+    plans: dict[str, dict[str, Any]]  # name -> content
+
+
+def parts(order: Order, cells: Sequence[Cell], closing: Callable[[str], str]) -> list[Part]:
+    """In the order in which they are submitted; the runs of an array seed by seed."""
+    groups = dict[str, list[Cell]]()
+    for cell in cells:
+        groups.setdefault(order.profiles[cell.arm].model_dump_json(), []).append(cell)
+    whole = [each[start : start + LARGEST] for each in groups.values() for start in range(0, len(each), LARGEST)]
+    runs = [_runs(order, each) for each in whole]
+    first = order.profiles[order.study.baseline]
+    curation = {
+        json.dumps([spec.curation.model_dump(mode="json"), spec.data.train, spec.seed, spec.replicate]): spec
+        for spec in (cell.spec for cell in cells)
+        if spec.curation is not None
+    }
+    plan = _plan(order, first) | {"specs": [spec.model_dump(mode="json") for spec in curation.values()]}
+    shared = [Part("stages", first, Job(stages), {"stages": plan})] if curation else []
+    last = first.model_copy(update=REPORT)
+    return [*shared, *runs, Part("report", last, closing, {"report": _report_plan(order)})]
+
+
+def _runs(order: Order, cells: Sequence[Cell]) -> Part:
+    profile = order.profiles[cells[0].arm]
+
+    def plan(cell: Cell) -> dict[str, Any]:
+        submission = str(order.workspace.run(cell.run).submission.resolve())
+        return _plan(order, profile) | {"spec": cell.spec.model_dump(mode="json"), "submission": submission}
+
+    return Part("runs", profile, Job(train), {cell.run: plan(cell) for cell in cells})
+
+
+def _plan(order: Order, profile: Slurm) -> dict[str, Any]:
+    return order.places() | {"resources": profile.resources.model_dump(), "signal_seconds": profile.signal_seconds}
+
+
+def _report_plan(order: Order) -> dict[str, Any]:
+    profiles = {arm: profile.model_dump(mode="json") for arm, profile in order.profiles.items()}
+    study = order.study.model_dump(mode="json")
+    return order.places() | {"study": study, "profiles": profiles, "reports": str(order.reports.resolve())}
+
+
+def read_order(plan: Path) -> Order:
+    """From the plan of a report."""
+    said = json.loads(plan.read_bytes())
+    return Order(
+        Study.model_validate_json(json.dumps(said["study"])),
+        {arm: Slurm.model_validate_json(json.dumps(profile)) for arm, profile in said["profiles"].items()},
+        Workspace(Path(said["workspace"])),
+        Roots(Path(said["data"]), Path(said["cache"])),
+        Path(said["reports"]),
+    )
+
+
+def preview(order: Order, cells: Sequence[Cell], closing: Callable[[str], str]) -> list[tuple[str, str]]:
+    """(what, the text that sbatch would get) of each job. Writes nothing."""
+    launch = Launch(order.workspace.slurm / f"{order.study.name}.DRY-RUN")
+    code = order.workspace.snapshots.resolve() / "SNAPSHOT"
+    shown, before = [], list[str]()
+    for part in parts(order, cells, closing):
+        shown.append((part.what, _executor(part, launch, code, before).text(len(part.plans))))
+        before = [*before, part.what.upper()] if part.what != "runs" or "STAGES" not in before else ["STAGES", "RUNS"]
+    return shown
+
+
+def submit(order: Order, cells: Sequence[Cell], closing: Callable[[str], str], also: Sequence[str] = ()) -> Jobs:
+    """Send the jobs of `cells`; the report waits for `also` too, jobs of the study that are in the queue already.
+
+    Nothing is sent where sbatch would refuse any part of it. Raises SlurmError.
+    """
+    launch, code = new_launch(order.workspace, order.study.name), snapshot.take(order.workspace)
+    graph = parts(order, cells, closing)
+    for part in graph:
+        for name, plan in part.plans.items():
+            atomic.write_json(launch.path / f"{name}.json", plan)
+    sent: dict[str, list[str]] = {"stages": [], "runs": [], "report": []}
+    try:
+        for part in graph:
+            _refuse(part, launch, code)
+        for part in graph:
+            after = sent["stages"] if part.what == "runs" else [*sent["stages"], *sent["runs"], *also]
+            sent[part.what] += _send(part, order, launch, code, after if part.what != "stages" else [])
+    except BaseException:
+        slurm.cancel({each for jobs in sent.values() for each in jobs})
+        launch.forget()
+        raise
+    jobs = Jobs(
+        study=order.study.name,
+        stages=next(iter(sent["stages"]), None),
+        arrays=tuple(sent["runs"]),
+        report=sent["report"][0],
+    )
+    atomic.write_text(launch.record, jobs.model_dump_json(indent=1) + "\n")
+    return jobs
+
+
+def _refuse(part: Part, launch: Launch, code: Path) -> None:
+    script = launch.path / f"{part.what}.test"
+    script.write_text(_executor(part, launch, code, []).text(len(part.plans)), encoding="utf-8")
+    refusal = slurm.refusal(script)
+    script.unlink()
+    if refusal is not None:
+        raise slurm.SlurmError(f"{refusal}; nothing was submitted")
+
+
+def _send(part: Part, order: Order, launch: Launch, code: Path, after: Sequence[str]) -> list[str]:
+    """Submit, and write down for each run the job that computes it; returns the ids, an array's without indices."""
+    plans = [str((launch.path / f"{name}.json").resolve()) for name in part.plans]
+    try:
+        with _own_environment():
+            jobs = _executor(part, launch, code, after).map_array(part.call, plans)
+    except (RuntimeError, OSError, submitit.core.utils.FailedJobError) as error:
+        raise slurm.SlurmError(f"sbatch: {str(error).strip().splitlines()[0]}") from error
+    if part.what == "runs":
+        for name, job in zip(part.plans, jobs, strict=True):
+            folder = order.workspace.run(name)
+            attempts.note(folder, "submitted")
+            record(folder, job.job_id, launch, Path(job.paths.stderr))
+    return sorted({job.job_id.partition("_")[0] for job in jobs})
+
+
+@contextmanager
+def _own_environment() -> Iterator[None]:
+    """Without what an enclosing job was given, which would bind ours to its cores; with what people set for themselves."""
+    kept = {name: os.environ[name] for name in KEPT if name in os.environ}
+    with submitit.helpers.clean_env():
+        os.environ.update(kept)
+        try:
+            yield
+        finally:
+            for name in kept:
+                del os.environ[name]  # it comes back with all the others
+
+
+class _Executor(submitit.SlurmExecutor):  # type: ignore[misc]
+    """submitit's, which can show its script, also where there is no Slurm."""
+
+    @classmethod
+    def affinity(cls) -> int:
+        return 2
+
+    def text(self, count: int) -> str:
+        other = _Executor(self.folder)
+        other.parameters = {**self.parameters, **({"map_count": count} if count > 1 else {})}
+        return str(other._make_submission_file_text(self._submitit_command_str, ""))
+
+
+def _executor(part: Part, launch: Launch, code: Path, after: Sequence[str]) -> _Executor:
+    profile = part.profile
+    executor = _Executor(launch.path.resolve(), max_num_timeout=FOR_EVER)
+    asked: dict[str, Any] = {
+        "job_name": launch.name,
+        "time": math.ceil(profile.hours * 60),
+        "nodes": profile.nodes,
+        "ntasks_per_node": 1,
+        "cpus_per_task": profile.cpus,
+        "gpus_per_node": profile.gpus_per_node or None,
+        "mem": f"{math.ceil(profile.memory_gb * 1024)}M" if profile.memory_gb else None,
+        "partition": profile.partition,
+        "account": profile.account,
+        "qos": profile.qos,
+        "constraint": profile.constraint,
+        "array_parallelism": profile.parallel,
+        "signal_delay_s": profile.signal_seconds,
+        "dependency": "afterany:" + ":".join(after) if after else None,
+        "wckey": None,
+        # PYTHONSAFEPATH: a package in the folder where it was submitted would come before the snapshot
+        "setup": [
+            *profile.setup,
+            f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
+        ],
+        "srun_args": ["--export=ALL"],  # also where the cluster's default is none of the environment
+        "additional_parameters": {"requeue": True, **profile.sbatch},
+    }
+    executor.update_parameters(**asked)
+    return executor
