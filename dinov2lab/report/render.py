@@ -9,6 +9,7 @@ import jinja2
 from markupsafe import Markup
 
 from dinov2lab.report import curves, figures, funnel, references, rules, tables, verdict, words
+from dinov2lab.report.confounds import confounds
 from dinov2lab.report.tables import Run
 from dinov2lab.report.verdict import Row
 from dinov2lab.spec.study import Study
@@ -62,6 +63,7 @@ def _view(study: Study, runs: tuple[Run, ...], pool: bool) -> dict[str, Any]:
         "headline": verdict.headline(study, runs, tuple(decided)),
         "mixtures": tables.mixtures(runs),
         "pool": pool,
+        "confounds": confounds(study, runs),
         "labelled": tables.labelled(runs),
         "runs": runs,
         "finished": [run for run in runs if run.status == "finished"],

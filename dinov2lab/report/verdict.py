@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from dinov2lab.report import words
+from dinov2lab.report.confounds import confounds
 from dinov2lab.report.rules import Compared, compared
 from dinov2lab.report.statistics import Claim, Difference, Mean, mean_of, separates
 from dinov2lab.report.tables import Run, finals, labelled, mixtures
@@ -54,18 +55,25 @@ class ArmRow:
 
 def judge(study: Study, runs: tuple[Run, ...], metric: str, *, pool: bool) -> tuple[Judged, ...]:
     """Every arm but the baseline against the baseline, with intervals that hold together."""
-    found = compared(study, runs, metric)
-    return tuple(_judge(study, runs, metric, arm, found[arm], pool) for arm in found)
+    found, unlike = compared(study, runs, metric), confounds(study, runs)
+    return tuple(_judge(study, runs, metric, arm, found[arm], unlike.get(arm), pool) for arm in found)
 
 
-def _judge(study: Study, runs: tuple[Run, ...], metric: str, arm: str, found: Compared, pool: bool) -> Judged:
+def _judge(
+    study: Study, runs: tuple[Run, ...], metric: str, arm: str, found: Compared, unlike: str | None, pool: bool
+) -> Judged:
+    """`unlike`: what the arm differs in from the baseline besides its factor."""
     difference = found.difference
     refusal = _refusal(study, runs, metric, arm, difference, pool)
+    if unlike and study.decide.strict and not refusal:
+        refusal = f"no claim: beside {words.listed(study.factor)} it differs in {unlike}, and the study is strict"
     claim: Claim = "none"
     if not refusal:
         higher = words.higher_is_better(metric)
         claim = separates(difference, higher_is_better=higher, margin=study.decide.margin)
     text = refusal or _claimed(study, metric, claim, difference) + _left_out(study, runs, arm, found)
+    if unlike and not refusal:
+        text += f"; beside {words.listed(study.factor)} it differs in {unlike}"
     low, high = difference.interval or (None, None)
     row = Row(metric, arm, study.baseline, difference.mean, low, high, claim, text)
     return Judged(row, difference, found.seeds)

@@ -26,6 +26,7 @@ class Decide(Section):
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     looks: Count = 2  # at the results that `alpha` is shared out to: the first one, and one after each --more-seeds
     rule: Literal["paired_t", "blocked", "sign_flip"] = "paired_t"
+    strict: bool = False  # no claim on an arm that differs from the baseline in more than the study's factor
     margin: Positive | None = None  # in the metric's own unit: a loss of less is called `no worse`
 
 
