@@ -3,9 +3,11 @@
 import hashlib
 import inspect
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from dinov2lab.curation.vectors import Vectors, blocks
 from dinov2lab.data import decode
 from dinov2lab.spec.identity import content_id
 from dinov2lab.store import atomic
 from dinov2lab.store.manifest import Manifest, ManifestFolder, manifest_id
 
+ROWS = 4096  # of an array that are computed at a time
 LEDGER = pa.schema(
     {"path": pa.string(), "stage": pa.string(), "reason": pa.string(), "witness": pa.string(), "score": pa.float64()}
 )
@@ -33,8 +37,9 @@ class Result:
     kept: pa.Table  # scan.KEPT
     fallen: pa.Table  # LEDGER, of this stage alone
     tables: dict[str, pa.Table] = field(default_factory=dict)  # pairs, leaks
-    arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
+    arrays: dict[str, Vectors] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    search: dict[str, float | int | str] = field(default_factory=dict)  # of an index that is not exact: its recall
 
 
 def code_id() -> str:
@@ -61,16 +66,42 @@ def stage_folder(
     return folder
 
 
-def array_file(cache: Path, identity: Any, compute: Callable[[], NDArray[Any]]) -> NDArray[Any]:
-    """An array named by what it was computed from, memory-mapped; computed where it is missing."""
+def rows_file(cache: Path, identity: Any, count: int, compute: Callable[[int, int], NDArray[Any]]) -> NDArray[Any]:
+    """An array of `count` rows named by what it was computed from, memory-mapped.
+
+    `compute` gives the rows from one place to another; they are written as they come, and a writer that was killed goes on
+    after the last whole block.
+    """
     file = cache / f"{content_id(identity)}.npy"
     if not file.exists():
         with atomic.locked(file.with_name(f"{file.name}.lock")):
             if not file.exists():
-                values = compute()
-                atomic.write(file, lambda path: _save(path, values))
+                _fill(file, count, compute)
     loaded: NDArray[Any] = np.load(file, mmap_mode="r")
     return loaded
+
+
+def _fill(file: Path, count: int, compute: Callable[[int, int], NDArray[Any]]) -> None:
+    part = file.with_suffix(".part")
+    done = 0
+    if part.exists():
+        with suppress(ValueError, OSError), part.open("rb") as stream:
+            np.lib.format.read_magic(stream)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+            header, row = stream.tell(), int(np.prod(shape[1:])) * dtype.itemsize
+            done = (part.stat().st_size - header) // row // ROWS * ROWS if shape[0] == count else 0
+            os.truncate(part, header + done * row)
+    with part.open("ab" if done else "wb") as stream:
+        while done < count or not stream.tell():
+            rows = np.ascontiguousarray(compute(done, min(done + ROWS, count)))
+            if not stream.tell():
+                layout = {"descr": rows.dtype.str, "fortran_order": False, "shape": (count, *rows.shape[1:])}
+                np.lib.format.write_array_header_1_0(stream, layout)
+            rows.tofile(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+            done += len(rows)
+    part.replace(file)
 
 
 def sweep(cache: Path) -> None:
@@ -81,9 +112,13 @@ def sweep(cache: Path) -> None:
             shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
 
 
-def _save(path: Path, values: NDArray[Any]) -> None:
-    with path.open("wb") as file:
-        np.save(file, values)
+def _save(path: Path, values: Vectors) -> None:
+    """As an .npy file, block by block."""
+    first = np.asarray(values[:0])
+    out = np.lib.format.open_memmap(path, "w+", first.dtype, (len(values), *first.shape[1:]))
+    for part, rows in blocks(values):
+        out[part] = rows
+    out.flush()
 
 
 def _write(path: Path, parent: ManifestFolder | None, stage: str, parameters: dict[str, Any], result: Result) -> None:
@@ -97,6 +132,7 @@ def _write(path: Path, parent: ManifestFolder | None, stage: str, parameters: di
         rows=len(result.kept),
         dropped=dict(sorted(Counter(result.fallen["reason"].to_pylist()).items())),
         counts=result.counts,
+        search=result.search,
     )
     ledger = pa.concat_tables([*_one(parent, "ledger"), result.fallen]).sort_by("path")
     unreadable = ledger.filter(pc.equal(ledger["stage"], "read")).select(["path", "reason"])

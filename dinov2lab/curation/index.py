@@ -1,172 +1,246 @@
-"""Cosine search behind one small interface, and the two questions that curation asks of it.
+"""Indexes behind one small interface, and which of them is used.
 
-    Q queries, N vectors, D dimensions, all float32 and of unit length; k neighbours
+    Q queries, N vectors, D dimensions, float32 and of unit length; k neighbours
 
-An index only proposes. Its float32 scores depend on threads, block sizes and devices, so every score that is compared
-or stored is taken again in float64 by `cosine` and rounded; what an index cut off within MARGIN of the decision is
-looked at again with longer lists. The rows that come out are then the same on any index, device and number of
-threads.
+An index only proposes. Its float32 scores depend on threads, block sizes and devices: neighbours.py takes every score that
+is compared or stored again in float64.
+
+    exact         matrix products in torch, on any device
+    ivf           inverted lists in torch: each vector in the list of its nearest centre, a query looks into `probes` lists
+    faiss_flat, faiss_ivf, faiss_ivfpq    where faiss is installed; of the last, what the codes propose is ranked anew
 """
 
-from typing import Literal, NamedTuple, Protocol
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
-Scores = NDArray[np.float64]
+from dinov2lab.curation.cluster import Centres, kmeans
+from dinov2lab.curation.vectors import Floats, Ints, Vectors, blocks, rough
 
-DIGITS = 6
-MARGIN = 1e-3  # more than float32 (and TF32, on CUDA) can be wrong about a cosine
+Kind = Literal["exact", "ivf", "faiss_flat", "faiss_ivf", "faiss_ivfpq"]
 QUERY_BLOCK = 512
-PAIR_BLOCK = 1024
-BOUND_DIMENSIONS = 64
-WORTHWHILE = 2048  # vectors: with fewer, finding the directions takes longer than the search
-BASIS_ROWS = 8192  # vectors that the principal directions are taken from
+VISIT_BLOCK = 16384  # queries whose visits to the lists are made together
+LIST = 256  # vectors in a list, on average
+PROBES = 8
+EXACT_PAIRS = 2 * 10**10  # of query and vector: on a CPU, a minute or so; beyond, lists are looked into
+EXACT_ON_CUDA = 10**7  # vectors
+ANEW = 4  # times k proposals of codes are ranked anew
+CODE_BYTES = 48
 
 
 class Index(Protocol):
-    vectors: Floats  # (N, D)
+    vectors: Vectors  # (N, D)
+    probes: int  # lists that a query looks into, of an index that has lists; may be set
 
     def nearest(self, queries: Floats, k: int) -> tuple[Floats, Ints]:
         """(Q, k) scores, falling, and (Q, k) ids of the k nearest vectors. k is at most N."""
         ...
 
+    def within(self, queries: Floats, threshold: float) -> tuple[Ints, Ints]:
+        """(P,) queries and (P,) ids of the vectors whose scores are `threshold` or more."""
+        ...
+
+
+class Search(NamedTuple):
+    """Where and how to search: logistics. An index that is not exact changes rows by its recall alone, which is measured."""
+
+    device: str = "cpu"
+    kind: Kind | Literal["auto"] = "auto"
+    memory: int = 8 * 2**30  # bytes that vectors may take
+
+    def chosen(self, size: int, queries: int, dim: int) -> Kind:
+        """The index for so many vectors and queries: exact while that takes minutes, codes where vectors do not fit."""
+        if self.kind != "auto":
+            return self.kind
+        if size <= EXACT_ON_CUDA if self.device != "cpu" else size * queries <= EXACT_PAIRS:
+            return "exact"
+        codes = size * dim * 4 > self.memory and find_spec("faiss") is not None
+        return "faiss_ivfpq" if codes else "ivf"
+
 
 class TorchIndex:
-    """Exact search by matrix products, in blocks of queries, on any device: memory for QUERY_BLOCK x N scores."""
+    """Exact search in blocks of queries, on any device: memory for the vectors and QUERY_BLOCK x N scores."""
 
-    def __init__(self, vectors: Floats, device: str = "cpu") -> None:
-        self.vectors = vectors
-        self._columns = _tensor(vectors).to(device).T  # (D, N)
+    def __init__(self, vectors: Vectors, device: str = "cpu") -> None:
+        self.vectors, self.probes = vectors, 1
+        self._columns = _tensor(vectors[:]).to(device).T  # (D, N)
 
     def nearest(self, queries: Floats, k: int) -> tuple[Floats, Ints]:
         scores = np.empty((len(queries), k), np.float32)
         ids = np.empty((len(queries), k), np.int64)
-        device = self._columns.device
-        block = torch.empty((min(QUERY_BLOCK, len(queries)), len(self.vectors)), device=device)
-        for start in range(0, len(queries), QUERY_BLOCK):
-            rows = _tensor(queries[start : start + QUERY_BLOCK]).to(device)
-            best = torch.mm(rows, self._columns, out=block[: len(rows)]).topk(k, dim=1)
-            scores[start : start + len(rows)] = best.values.cpu().numpy()
-            ids[start : start + len(rows)] = best.indices.cpu().numpy()
+        for part, block in self._products(queries):
+            best = block.topk(k, dim=1)
+            scores[part], ids[part] = best.values.cpu().numpy(), best.indices.cpu().numpy()
         return scores, ids
 
+    def within(self, queries: Floats, threshold: float) -> tuple[Ints, Ints]:
+        found = [np.empty((0, 2), np.int64)]
+        for part, block in self._products(queries):
+            pairs = (block >= threshold).nonzero().cpu().numpy()
+            pairs[:, 0] += part.start
+            found.append(pairs)
+        query, id_ = np.concatenate(found).T
+        return query, id_
 
-def _tensor(rows: Floats) -> torch.Tensor:
+    def _products(self, queries: Floats) -> Iterator[tuple[slice, torch.Tensor]]:
+        out = torch.empty((min(QUERY_BLOCK, len(queries)), len(self.vectors)), device=self._columns.device)
+        for part, rows in blocks(queries, QUERY_BLOCK):
+            yield part, torch.mm(_tensor(rows).to(self._columns.device), self._columns, out=out[: len(rows)])
+
+
+def _tensor(rows: NDArray[np.float32]) -> torch.Tensor:
     return torch.from_numpy(np.require(rows, requirements=["C", "W"]))  # copies what is mapped from a file
 
 
-class FaissIndex:
-    """Exact search by faiss (IndexFlatIP), where it is installed: the base for its approximate indexes."""
+class ListsIndex:
+    """Inverted lists: the products of a list's vectors with all queries that look into it are taken at once.
 
-    def __init__(self, vectors: Floats) -> None:
-        import faiss
+    The vectors stay where they are, in a file perhaps; memory for a block of queries and what is found of them. Which
+    lists a query looks into is decided in float64, so that the threads decide nothing.
+    """
 
-        self.vectors = vectors
-        self._flat = faiss.IndexFlatIP(vectors.shape[1])
-        self._flat.add(np.ascontiguousarray(vectors))
+    def __init__(self, vectors: Vectors, probes: int = PROBES) -> None:
+        self.vectors, self.probes = vectors, probes
+        self._centres = Centres(kmeans(vectors, max(1, len(vectors) // LIST), "lists", sample=16))
+        label, _ = self._centres.labels(vectors)
+        self._order = np.argsort(label, kind="stable")
+        self._starts = np.searchsorted(label[self._order], np.arange(len(self._centres) + 1))
 
     def nearest(self, queries: Floats, k: int) -> tuple[Floats, Ints]:
-        scores, ids = self._flat.search(np.ascontiguousarray(queries), k)
+        scores, ids = np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1)
+        pending, probes = np.arange(len(queries)), min(self.probes, len(self._centres))
+        while len(pending):  # a list may hold less than k
+            for part in np.array_split(pending, -(-len(pending) // (VISIT_BLOCK // 8))):
+                scores[part], ids[part] = self._nearest(queries[part], k, probes)
+            pending, probes = pending[ids[pending, -1] < 0], min(2 * probes, len(self._centres))
         return scores, ids
 
+    def _nearest(self, queries: Floats, k: int, probes: int) -> tuple[Floats, Ints]:
+        scores = torch.full((len(queries), probes, k), -torch.inf)
+        ids = torch.full((len(queries), probes, k), -1)
+        for members, row, slot, products in self._visits(queries, probes):
+            best = products.topk(min(k, len(members)), dim=1)
+            scores[row, slot, : best.values.shape[1]] = best.values
+            ids[row, slot, : best.values.shape[1]] = torch.from_numpy(members)[best.indices]
+        merged = scores.flatten(1).topk(k, dim=1)
+        return merged.values.numpy(), ids.flatten(1).gather(1, merged.indices).numpy()
 
-def open_index(vectors: Floats, backend: Literal["torch", "faiss"] = "torch", device: str = "cpu") -> Index:
-    """Torch unless faiss is asked for: exact search was twice as fast in torch as in faiss on CPU."""
-    return FaissIndex(vectors) if backend == "faiss" else TorchIndex(vectors, device)
+    def within(self, queries: Floats, threshold: float) -> tuple[Ints, Ints]:
+        found = [np.empty((2, 0), np.int64)]
+        for part, rows in blocks(queries, VISIT_BLOCK):
+            for members, row, _, products in self._visits(rows, min(self.probes, len(self._centres))):
+                query, place = (products >= threshold).nonzero().numpy().T
+                found.append(np.stack([row.numpy()[query] + part.start, members[place]]))
+        query, id_ = np.concatenate(found, axis=1)
+        return query, id_
 
-
-def cosine(left: Floats, left_ids: Ints, right: Floats, right_ids: Ints) -> Scores:
-    """(P,) cosines of left[left_ids] with right[right_ids], in float64, rounded: the only scores that decide."""
-    scores = np.empty(len(left_ids))
-    for start in range(0, len(left_ids), PAIR_BLOCK):
-        part = slice(start, start + PAIR_BLOCK)
-        a, b = left[left_ids[part]].astype(np.float64), right[right_ids[part]].astype(np.float64)  # (P, D)
-        norms = np.sqrt(np.einsum("pd,pd->p", a, a) * np.einsum("pd,pd->p", b, b))
-        scores[part] = np.einsum("pd,pd->p", a, b) / norms
-    rounded: Scores = np.round(scores, DIGITS)
-    return rounded
-
-
-def _rough(left: Floats, left_ids: Ints, right: Floats, right_ids: Ints) -> Floats:
-    """(P,) cosines in float32, of vectors of unit length."""
-    scores = np.empty(len(left_ids), np.float32)
-    for start in range(0, len(left_ids), PAIR_BLOCK):
-        part = slice(start, start + PAIR_BLOCK)
-        scores[part] = np.einsum("pd,pd->p", left[left_ids[part]], right[right_ids[part]])
-    return scores
-
-
-class Hits(NamedTuple):
-    query: Ints  # (P,)
-    id: Ints  # (P,)
-    score: Scores  # (P,)
-    saturated: int  # queries with k vectors or more
-
-
-def above(vectors: Floats, queries: Floats, threshold: float, k: int, device: str = "cpu") -> Hits:
-    """All vectors within `threshold` of each query. Lists start at `k` and double while their last entry still passes.
-
-    What is searched is an upper bound of the cosine, in fewer dimensions. A query that is itself among the vectors
-    finds itself, but nothing is assumed of where in its list.
-    """
-    size = len(vectors)
-    bounds, asked = _upper_bounds(vectors, queries)
-    index = open_index(bounds, device=device)
-    found: list[Ints] = [np.empty((2, 0), np.int64)]
-    pending, length = np.arange(len(queries)), min(k, size)
-    while len(pending) and size:
-        scores, ids = index.nearest(asked[pending], length)
-        full = (scores[:, -1] >= threshold - MARGIN) & (length < size)
-        rows, columns = np.nonzero((scores >= threshold - MARGIN) & ~full[:, None])
-        found.append(np.stack([pending[rows], ids[rows, columns]]))
-        pending, length = pending[full], min(2 * length, size)
-    query, id_ = np.concatenate(found, axis=1)
-    near = _rough(queries, query, vectors, id_) >= threshold - MARGIN  # spares most of the float64
-    query, id_ = query[near], id_[near]
-    score = cosine(queries, query, vectors, id_)
-    passed = score >= threshold
-    saturated = int((np.bincount(query[passed]) >= k).sum())
-    return Hits(query[passed], id_[passed], score[passed], saturated)
+    def _visits(self, queries: Floats, probes: int) -> Iterator[tuple[Ints, torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """For each list that is looked into: its vectors' ids (M,), the queries (V,), their slots (V,), products (V, M)."""
+        lists = self._centres.nearest(queries, probes)[0]  # (Q, probes)
+        order = np.argsort(lists, axis=None, kind="stable")
+        row, slot = np.divmod(order, probes)
+        bounds = np.searchsorted(lists.ravel()[order], np.arange(len(self._centres) + 1))
+        asked = _tensor(queries)
+        for number in np.flatnonzero((np.diff(bounds) > 0) & (np.diff(self._starts) > 0)).tolist():
+            members = self._order[self._starts[number] : self._starts[number + 1]]
+            visits = slice(bounds[number], bounds[number + 1])
+            rows = torch.from_numpy(row[visits])
+            yield members, rows, torch.from_numpy(slot[visits]), asked[rows] @ _tensor(self.vectors[members]).T
 
 
-def _upper_bounds(vectors: Floats, queries: Floats) -> tuple[Floats, Floats]:
-    """(N, B + 1) and (Q, B + 1) whose inner products are no less than those of the (N, D) and (Q, D) given.
+class FaissIndex:
+    """faiss on the CPU: flat, inverted lists, or lists of codes whose proposals are ranked anew by their vectors."""
 
-    The first B coordinates are those along the principal directions of the vectors; the last is the length of what is
-    left, and two remainders agree at most as far as their lengths allow (Cauchy-Schwarz). Any orthonormal basis is
-    right, a good one proposes few pairs in vain.
-    """
-    if vectors.shape[1] <= 2 * BOUND_DIMENSIONS or len(vectors) < WORTHWHILE:
-        return vectors, queries
-    some = vectors[:: max(1, len(vectors) // BASIS_ROWS)].astype(np.float64)
-    basis = np.linalg.eigh(some.T @ some)[1][:, -BOUND_DIMENSIONS:].astype(np.float32)  # (D, B)
-    return _bounded(vectors, basis), _bounded(queries, basis)
+    def __init__(self, vectors: Vectors, kind: Kind = "faiss_flat", probes: int = PROBES) -> None:
+        import faiss
+
+        self.vectors, self._coded = vectors, kind == "faiss_ivfpq"
+        self._lists = 1 if kind == "faiss_flat" else max(1, len(vectors) // LIST)
+        self._index = _built(faiss, kind, vectors, self._lists)
+        self.probes = probes
+
+    @property
+    def probes(self) -> int:
+        return self._probes
+
+    @probes.setter
+    def probes(self, count: int) -> None:
+        self._probes = count
+        if self._lists > 1:
+            self._index.nprobe = min(count, self._lists)
+
+    def nearest(self, queries: Floats, k: int) -> tuple[Floats, Ints]:
+        asked = np.ascontiguousarray(queries)
+        length = min(ANEW * k, len(self.vectors)) if self._coded else k
+        scores, ids = self._index.search(asked, length)
+        while (ids[:, k - 1] < 0).any() and self.probes < self._lists:  # the lists held less than k
+            self.probes = 2 * self.probes
+            scores, ids = self._index.search(asked, length)
+        return _anew(self.vectors, asked, ids, k) if self._coded else (scores, ids)
+
+    def within(self, queries: Floats, threshold: float) -> tuple[Ints, Ints]:
+        asked = np.ascontiguousarray(queries)
+        if self._coded:
+            return _within_by_lists(self, asked, threshold)
+        limits, _, ids = self._index.range_search(asked, threshold)
+        return np.repeat(np.arange(len(asked)), np.diff(limits.astype(np.int64))), ids
 
 
-def _bounded(rows: Floats, basis: Floats) -> Floats:
-    bounded = np.empty((len(rows), basis.shape[1] + 1), np.float32)
-    bounded[:, :-1] = rows @ basis
-    squares = np.einsum("nd,nd->n", rows, rows) - np.einsum("nb,nb->n", bounded[:, :-1], bounded[:, :-1])
-    bounded[:, -1] = np.sqrt(np.maximum(squares, 0))
-    return bounded
+def _built(faiss: Any, kind: Kind, vectors: Vectors, lists: int) -> Any:
+    dim = vectors.shape[1]
+    index = flat = faiss.IndexFlatIP(dim)
+    if kind != "faiss_flat":
+        flat.add(kmeans(vectors, lists, "lists", sample=16))  # our own centres: the same on any number of threads
+        index = _with_lists(faiss, kind, flat, lists)
+        index.train(_some(vectors, max(256, 16 * lists)))
+    for _, rows in blocks(vectors):
+        index.add(rows)
+    return index
 
 
-def ranked(index: Index, queries: Floats, k: int) -> tuple[Scores, Ints]:
-    """(Q, k) scores and ids of the k nearest, by falling score, ties by id. k is at most N."""
-    size = len(index.vectors)
-    scores, ids = np.empty((len(queries), k)), np.empty((len(queries), k), np.int64)
-    pending, longer = np.arange(len(queries)), min(2 * k, size)
+def _with_lists(faiss: Any, kind: Kind, centres: Any, lists: int) -> Any:
+    if kind == "faiss_ivf":
+        return faiss.IndexIVFFlat(centres, centres.d, lists, faiss.METRIC_INNER_PRODUCT)
+    code = next(size for size in range(min(CODE_BYTES, centres.d), 0, -1) if centres.d % size == 0)
+    return faiss.IndexIVFPQ(centres, centres.d, lists, code, 8, faiss.METRIC_INNER_PRODUCT)
+
+
+def _some(vectors: Vectors, count: int) -> Floats:
+    return np.ascontiguousarray(vectors[:: max(1, len(vectors) // count)])
+
+
+def _anew(vectors: Vectors, queries: Floats, ids: Ints, k: int) -> tuple[Floats, Ints]:
+    """The best k of each row of proposals, by their vectors."""
+    real = ids >= 0
+    scores = np.full(ids.shape, -np.inf, np.float32)
+    scores[real] = rough(queries, np.nonzero(real)[0], vectors, ids[real])
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(scores, order, 1), np.take_along_axis(ids, order, 1)
+
+
+def _within_by_lists(index: Index, queries: Floats, threshold: float) -> tuple[Ints, Ints]:
+    """Range search by neighbour lists that double while their last entry still passes."""
+    found = [np.empty((2, 0), np.int64)]
+    pending, length = np.arange(len(queries)), min(64, len(index.vectors))
     while len(pending):
-        last, near = index.nearest(queries[pending], longer)
-        exact = cosine(queries, np.repeat(pending, longer), index.vectors, near.ravel()).reshape(near.shape)
-        order = np.lexsort((near, -exact), axis=1)[:, :k]
-        scores[pending] = np.take_along_axis(exact, order, 1)
-        ids[pending] = np.take_along_axis(near, order, 1)
-        # what lies beyond the list could only matter where the k-th is as good as the list's end
-        unsure = (scores[pending, -1] <= last[:, -1] + MARGIN) & (longer < size)
-        pending, longer = pending[unsure], min(2 * longer, size)
-    return scores, ids
+        scores, ids = index.nearest(queries[pending], length)
+        full = (scores[:, -1] >= threshold) & (length < len(index.vectors))
+        row, column = np.nonzero((scores >= threshold) & ~full[:, None])
+        found.append(np.stack([pending[row], ids[row, column]]))
+        pending, length = pending[full], min(2 * length, len(index.vectors))
+    query, id_ = np.concatenate(found, axis=1)
+    return query, id_
+
+
+def open_index(vectors: Vectors, search: Search = Search(), kind: Kind = "exact", probes: int = PROBES) -> Index:  # noqa: B008
+    match kind:
+        case "exact":
+            return TorchIndex(vectors, search.device)
+        case "ivf":
+            return ListsIndex(vectors, probes)
+        case _:
+            return FaissIndex(vectors, kind, probes)

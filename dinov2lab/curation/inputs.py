@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dinov2lab.curation.cache import array_file, stage_folder
+from dinov2lab.curation.cache import rows_file, stage_folder
 from dinov2lab.curation.embed import Mirrored, mirrored, read_thumbnails, thumbnail_features
-from dinov2lab.curation.index import Floats, Ints
+from dinov2lab.curation.index import Search
+from dinov2lab.curation.quality import measured
 from dinov2lab.curation.scan import THUMBNAIL_PX, scan
-from dinov2lab.data.source import Source, Unreadable
+from dinov2lab.curation.vectors import Chosen, Ints, Vectors
+from dinov2lab.data.source import Source, Unreadable, decode
 from dinov2lab.spec.curation import Embedder, Thumbnails
 from dinov2lab.spec.identity import canonical
 from dinov2lab.store.manifest import ManifestFolder
@@ -38,7 +40,7 @@ class Inputs:
     open: Callable[[str], Source]
     embed: Embed
     cache: Path
-    device: str
+    search: Search
 
     def read(self, source: Source) -> Read:
         parameters = {"uri": source.uri, "fingerprint": source.fingerprint()}
@@ -48,36 +50,58 @@ class Inputs:
         pixels = np.asarray(kept["pixels"].to_pylist(), str)
         return Read(source, folder, kept["row"].to_numpy(), tuple(kept["path"].to_pylist()), pixels)
 
-    def features(self, embedder: Embedder, read: Read, mirror: bool = False) -> Floats:
+    def features(self, embedder: Embedder, read: Read, mirror: bool = False) -> Vectors:
         """(M, D) of all readable images, whichever of them a stage has left: the next stage asks for others."""
         if isinstance(embedder, Thumbnails):
-            pictures = self._thumbnails(embedder, read)
-            return thumbnail_features(mirrored(pictures) if mirror else pictures)
+            return self._thumbnail_features(embedder, read, mirror)
         source = Mirrored(read.source) if mirror else read.source
-        features = self._array([canonical(embedder), mirror], read, lambda rows: self.embed(embedder, source, rows))
-        if len(features) != len(read.rows) or not np.isfinite(features).all():
-            raise ValueError(f"{read.source.uri}: the {embedder.kind} embedder gave no finite vector for every image")
-        return features
 
-    def _thumbnails(self, embedder: Thumbnails, read: Read) -> NDArray[np.uint8]:
-        if embedder.px == THUMBNAIL_PX:
-            pictures: NDArray[np.uint8] = np.load(read.folder.path / "thumbnails.npy", mmap_mode="r")
-            return pictures
-        draw = lambda rows: read_thumbnails(read.source, rows, embedder.px)  # noqa: E731
-        return self._array(canonical(embedder), read, draw)
+        def rows(wanted: list[int]) -> NDArray[np.float32]:
+            found = self.embed(embedder, source, wanted)
+            if len(found) != len(wanted) or not np.isfinite(found).all():
+                name = f"the {embedder.kind} embedder"
+                raise ValueError(f"{read.source.uri}: {name} gave no finite vector for every image")
+            return found
 
-    def _array(self, identity: Any, read: Read, compute: Callable[[Sequence[int]], NDArray[Any]]) -> NDArray[Any]:
-        """What `compute` gives for the rows of `read`, from the cache; it is asked in the order of the source."""
+        return self._of_images([canonical(embedder), mirror], read, rows)
 
-        def values() -> NDArray[Any]:
-            order = np.argsort(read.rows)
+    def measures(self, read: Read) -> Vectors:
+        """(M, 6) quality.MEASURES of all readable images."""
+
+        def rows(wanted: list[int]) -> NDArray[np.float32]:
+            files = [read.source.read(row) for row in wanted]
+            return np.stack([measured(data, decode(data)) for data in files])
+
+        return self._of_images("quality", read, rows)
+
+    def _thumbnail_features(self, embedder: Thumbnails, read: Read, mirror: bool) -> Vectors:
+        pictures: Vectors = np.load(read.folder.path / "thumbnails.npy", mmap_mode="r")
+        if embedder.px != THUMBNAIL_PX:
+            draw = lambda rows: read_thumbnails(read.source, rows, embedder.px)  # noqa: E731
+            pictures = self._of_images(canonical(embedder), read, draw)
+
+        def rows(start: int, stop: int) -> NDArray[np.float32]:
+            block = pictures[start:stop]
+            return thumbnail_features(mirrored(block) if mirror else block)
+
+        return self._rows([canonical(embedder), mirror], read, rows)
+
+    def _of_images(self, identity: Any, read: Read, compute: Callable[[list[int]], NDArray[Any]]) -> Vectors:
+        """What `compute` gives for the images of `read`: it is asked, and writes, in the order of the source."""
+        order = np.argsort(read.rows)
+
+        def rows(start: int, stop: int) -> NDArray[Any]:
             try:
-                found = compute(read.rows[order].tolist())
+                return compute(read.rows[order[start:stop]].tolist())
             except Unreadable as error:
                 raise ValueError(f"{read.source.uri}: an image was readable before and is now {error.reason}: "
                                  "the source changed while it was curated") from error  # fmt: skip
-            sorted_back = np.empty_like(found)
-            sorted_back[order] = found
-            return sorted_back
 
-        return array_file(self.cache.parent / "embeddings", [identity, read.folder.path.name], values)
+        places = np.empty(len(order), np.int64)
+        places[order] = np.arange(len(order))
+        written = self._rows([identity, "images"], read, rows)
+        return written if (np.diff(order) > 0).all() else Chosen(written, places)
+
+    def _rows(self, identity: Any, read: Read, compute: Callable[[int, int], NDArray[Any]]) -> NDArray[Any]:
+        cache = self.cache.parent / "embeddings"
+        return rows_file(cache, [identity, read.folder.path.name], len(read.rows), compute)

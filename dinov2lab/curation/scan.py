@@ -21,6 +21,8 @@ KEPT = pa.schema(
         "row": pa.int64(),
         "content": pa.string(),
         "pixels": pa.string(),
+        "width": pa.int32(),
+        "height": pa.int32(),
     }
 )
 
@@ -42,7 +44,7 @@ def scan(source: Source) -> Result:
         thumbnails[row] = thumbnail(pixels, THUMBNAIL_PX)
         content = hashlib.sha256(data).hexdigest()
         known = {"path": path, "score": float("nan"), "row": row, "content": content, "pixels": pixel_key(pixels)}
-        kept.append(known)
+        kept.append(known | {"width": pixels.shape[1], "height": pixels.shape[0]})
     table = pa.Table.from_pylist(kept, KEPT).sort_by("path")
     fates = pa.Table.from_pylist(fallen, LEDGER)
     return Result(table, fates, arrays={"thumbnails": thumbnails[table["row"].to_numpy()]})

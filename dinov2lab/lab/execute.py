@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from dinov2lab.curation import gallery, pipeline
+from dinov2lab.curation.index import Search
 from dinov2lab.data.loader import Pictures, evaluation_batches
 from dinov2lab.data.source import Roots, Source, open_source
 from dinov2lab.draws import Key
@@ -190,8 +191,9 @@ def curated(
     key = Key(spec.seed, spec.replicate)
     train = open_source(spec.data.train, roots)
     cache = workspace.cache / "manifests"
+    search = Search(kind=resources.search, memory=int(resources.memory_gb * 2**30))
     return pipeline.curate(
-        train, spec.curation, key, open=lambda uri: open_source(uri, roots), embed=embed, cache=cache
+        train, spec.curation, key, open=lambda uri: open_source(uri, roots), embed=embed, cache=cache, search=search
     )
 
 

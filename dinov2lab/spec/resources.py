@@ -13,6 +13,8 @@ class Resources(Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Count = 1
+    search: Literal["auto", "exact", "ivf", "faiss_flat", "faiss_ivf", "faiss_ivfpq"] = "auto"  # see curation/index.py
+    memory_gb: Positive = 8.0  # that the vectors of a search may take; beyond, their codes
     checkpoint_seconds: Positive = 30.0
 
 

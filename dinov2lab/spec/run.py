@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dinov2lab.spec.curation import CurationSpec, Duplicates, Leaks, Retrieve, RunEmbedder
+from dinov2lab.spec.curation import HOLDING_RECIPES, CurationSpec
 from dinov2lab.spec.model import ModelSpec, RunWeights
 from dinov2lab.spec.section import Count, Fraction, NotNegative, Positive, Section, Steps
 
@@ -159,8 +159,7 @@ class RunSpec(Section):
         """The URIs of the images that the run reads, each once; those of its embedders are theirs."""
         curation = self.curation or CurationSpec()
         uris = [self.data.train, self.evaluation.memory, self.evaluation.test]
-        uris += curation.leaks.against if curation.leaks else ()
-        uris += [stage.queries for stage in curation.stages if stage.stage == "retrieve"]
+        uris += curation.sources()
         return tuple(dict.fromkeys(uri for uri in uris if uri is not None))
 
     @model_validator(mode="after")
@@ -177,5 +176,5 @@ class RunSpec(Section):
 
 # A recipe may hold others, of its embedder and of the weights it begins with: here, where all are known, it is closed.
 _KNOWN = {"RunSpec": RunSpec}
-for _section in (RunEmbedder, Leaks, Duplicates, Retrieve, CurationSpec, RunWeights, ModelSpec, RunSpec):
+for _section in (*HOLDING_RECIPES, RunWeights, ModelSpec, RunSpec):
     _section.model_rebuild(_types_namespace=_KNOWN)

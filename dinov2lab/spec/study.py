@@ -5,6 +5,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from dinov2lab.spec.cost import flops_of_run
+from dinov2lab.spec.curation import images_left
 from dinov2lab.spec.identity import run_id
 from dinov2lab.spec.run import RunSpec
 from dinov2lab.spec.section import Count, Positive, Section
@@ -120,9 +121,7 @@ def with_steps(spec: RunSpec, steps: int) -> RunSpec:
 
 def images_selected(spec: RunSpec) -> Count | None:
     """How many images the last stage that states a number keeps; none where no stage does."""
-    stages = spec.curation.stages if spec.curation else ()
-    sizes = [stage.images for stage in stages if stage.stage != "duplicates"]
-    return sizes[-1] if sizes else None
+    return images_left(spec.curation.stages) if spec.curation else None
 
 
 def equalised(study: Study) -> Study:

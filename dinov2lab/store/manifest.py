@@ -2,9 +2,9 @@
 
 On disk a manifest is a folder: manifest.json (this record, written last) and Parquet tables beside it.
 
-    kept.parquet     path, score, witness, row, content, pixels    the rows that are left, in the order of their paths:
-                     score and witness of the last stage that gave them (NaN and null where none did), the row's index in the
-                     source, hashes of its bytes and of its decoded pixels
+    kept.parquet     path, score, witness, row, content, pixels, width, height    the rows that are left, in the order of
+                     their paths: score and witness of the last stage that gave them (NaN and null where none did), the row's
+                     index in the source, hashes of its bytes and of its decoded pixels, their size
     ledger.parquet   path, stage, reason, witness, score      each row that fell, at whichever stage up to this one
     dropped.parquet  path, reason       of the ledger, the images that could not be read
     pairs.parquet    a, b, score        near copies found
@@ -34,6 +34,7 @@ class Manifest(Record):
     rows: int
     dropped: dict[str, int]  # reason -> images, by this stage alone
     counts: dict[str, int] = Field(default={})  # what else a stage has to say, such as pairs found
+    search: dict[str, float | int | str] = Field(default={})  # of an index that is not exact: its recall, as measured
 
 
 def manifest_id(keys: list[str]) -> str:

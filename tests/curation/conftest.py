@@ -1,6 +1,9 @@
 """A small web in memory, and images to evaluate on."""
 
+from pathlib import Path
+
 import pytest
+from curated import Lab
 from memory import MemorySource, encoded, flat, picture
 from PIL import Image
 
@@ -37,3 +40,8 @@ def pool() -> MemorySource:
 def references() -> MemorySource:
     images: dict[str, bytes | Unreadable] = {f"t{seed}": encoded(picture(seed)) for seed in range(100, 110)}
     return MemorySource("memory:test", images | {"bad": b"not an image"})
+
+
+@pytest.fixture
+def lab(tmp_path: Path, references: MemorySource) -> Lab:
+    return Lab(tmp_path, references)

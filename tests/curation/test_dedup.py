@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dinov2lab.curation.dedup import Pairs, Rows, find_leaks, find_pairs, representatives
+from dinov2lab.curation.dedup import Pairs, Rows, find_leaks, find_pairs
+from dinov2lab.curation.rules import representatives
 
 
 def rows(count: int, seed: int, spread: float = 0.4, mirrored: bool = True) -> Rows:

@@ -1,12 +1,16 @@
 """Search: exact scores whatever the index, and lists that are long enough."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dinov2lab.curation.index import WORTHWHILE, TorchIndex, above, cosine, open_index, ranked
+from dinov2lab.curation.index import ListsIndex, Search, TorchIndex, open_index
+from dinov2lab.curation.neighbours import WORTHWHILE, above, open_for, ranked
+from dinov2lab.curation.vectors import Chosen, cosine
 
 
 def unit(count: int, dim: int, seed: int = 0) -> np.ndarray:
@@ -84,10 +88,76 @@ def test_threads_decide_nothing(block):
         np.testing.assert_array_equal(answers[0][0][field][keys[0]], answers[1][0][field][keys[1]])
 
 
-def test_faiss_agrees_with_torch():
-    pytest.importorskip("faiss", reason="faiss is one of two extras")
-    vectors, asked = unit(500, 32), unit(20, 32, 1)
-    for one, two in zip(
-        ranked(open_index(vectors), asked, 10), ranked(open_index(vectors, "faiss"), asked, 10), strict=True
-    ):
-        np.testing.assert_array_equal(one, two)
+def grouped(count: int, dim: int, seed: int, copies: int) -> np.ndarray:
+    """Groups of look-alikes, and near copies of some of them."""
+    rng = np.random.default_rng(seed)
+    rows = 2 * rng.standard_normal((40, dim))[rng.integers(0, 40, count)] + rng.standard_normal((count, dim))
+    rows = np.concatenate([rows, rows[:copies] + 0.2 * rng.standard_normal((copies, dim))])
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+FAISS = ("faiss_flat", "faiss_ivf", "faiss_ivfpq")
+
+
+@pytest.mark.parametrize("kind", ["ivf", *FAISS])
+def test_an_index_that_is_not_exact_misses_little_and_says_how_much(kind):
+    if kind in FAISS:
+        pytest.importorskip("faiss", reason="faiss is one of two extras")
+    vectors = grouped(3000, 32, 0, 300)
+    truth = above(vectors, vectors, 0.9, 64)
+    hits = above(Chosen(vectors, np.arange(len(vectors))), vectors, 0.9, 64, Search(kind=kind))
+    pairs = [set(zip(each.query.tolist(), each.id.tolist(), strict=True)) for each in (truth, hits)]
+    assert pairs[1] <= pairs[0]  # what is proposed wrongly, the float64 score throws out
+    assert len(pairs[1]) >= 0.99 * len(pairs[0])
+    if kind == "faiss_flat":
+        assert hits.recall is None
+        return
+    recall = hits.recall.record()
+    assert recall["index"] == kind
+    assert recall["measured_on"] > 100
+    apart = [{(q, v) for q, v in found if q != v} for found in pairs]
+    assert recall["recall"] == pytest.approx(len(apart[1]) / len(apart[0]), abs=0.03)
+
+
+@pytest.mark.parametrize("kind", ["ivf", *FAISS])
+def test_the_nearest_are_found_by_any_index(kind):
+    if kind in FAISS:
+        pytest.importorskip("faiss", reason="faiss is one of two extras")
+    vectors, asked = grouped(3000, 32, 0, 300), grouped(100, 32, 0, 50)
+    exact = ranked(open_index(vectors), asked, 10)[1]
+    index, recall = open_for(vectors, asked, 10, Search(kind=kind))
+    found = ranked(index, asked, 10)
+    assert np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact, found[1], strict=True)]) >= 0.98
+    assert (np.diff(found[0], axis=1) <= 0).all()
+    if recall:
+        assert recall.found / recall.of >= 0.99
+
+
+def test_lists_that_hold_less_than_is_wanted_are_joined_by_others():
+    vectors = grouped(1500, 8, 1, 0)
+    index = ListsIndex(vectors, probes=1)
+    _, ids = index.nearest(vectors[:5], 1200)
+    assert (ids >= 0).all()
+    assert all(len(set(row)) == 1200 for row in ids.tolist())
+
+
+def test_what_lists_propose_does_not_depend_on_threads():
+    vectors, before = grouped(3000, 32, 3, 300), torch.get_num_threads()
+    answers = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            answers.append(above(vectors, vectors, 0.9, 64, Search(kind="ivf")))
+    finally:
+        torch.set_num_threads(before)
+    one, two = ({*zip(*(values.tolist() for values in hits[:3]), strict=True)} for hits in answers)
+    assert one == two
+
+
+def test_the_index_follows_from_size_device_and_memory():
+    assert Search().chosen(100_000, 100_000, 384) == "exact"
+    assert Search().chosen(1_000_000, 1_000_000, 384) == "ivf"
+    assert Search(device="cuda").chosen(1_000_000, 1_000_000, 384) == "exact"
+    assert Search(kind="ivf").chosen(10, 10, 384) == "ivf"
+    small = Search(memory=2**20).chosen(1_000_000, 1_000_000, 384)
+    assert small == ("faiss_ivfpq" if find_spec("faiss") else "ivf")

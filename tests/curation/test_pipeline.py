@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
+from curated import Lab, column, fates, record, without_row
 from memory import MemorySource, encoded, flat, picture
 from PIL import Image
 
 from dinov2lab.curation.gallery import write_examples
-from dinov2lab.curation.pipeline import curate
 from dinov2lab.curation.scan import pixel_key
 from dinov2lab.data.source import Source, decode
 from dinov2lab.draws import Key
@@ -30,44 +29,9 @@ from dinov2lab.spec.curation import (
     Thumbnails,
     TimmEmbedder,
 )
-from dinov2lab.store.manifest import Manifest, ManifestFolder
 
 LEAKS = Leaks(against=("memory:test",))
 DUPLICATES = Duplicates(stage="duplicates")
-
-
-def never(embedder: Embedder, source: Source, rows: Sequence[int]) -> np.ndarray:
-    raise AssertionError("no network was asked for")
-
-
-class Lab:
-    """curate() with everything it needs but the source and the spec."""
-
-    def __init__(self, path: Path, *sources: MemorySource) -> None:
-        self.sources = {source.uri: source for source in sources}
-        self.cache = path / "cache" / "manifests"
-
-    def curate(self, pool: Source, spec: CurationSpec | None, key: Key = Key(0), embed=never) -> ManifestFolder:  # noqa: B008
-        return curate(pool, spec, key, open=self.sources.__getitem__, embed=embed, cache=self.cache)
-
-
-@pytest.fixture
-def lab(tmp_path, references) -> Lab:
-    return Lab(tmp_path, references)
-
-
-def record(folder: ManifestFolder) -> Manifest:
-    read = folder.read()
-    assert read is not None
-    return read
-
-
-def column(folder: ManifestFolder, table: str, name: str = "path") -> list:
-    return folder.table(table)[name].to_pylist()
-
-
-def fates(folder: ManifestFolder) -> dict[str, dict]:
-    return {row["path"]: row for row in folder.table("ledger").to_pylist()}
 
 
 def test_without_a_spec_what_cannot_be_read_is_counted(lab, pool):
@@ -181,10 +145,6 @@ def test_the_funnel_adds_up(lab, pool):
     assert sorted([*column(folder, "kept"), *fates(folder)]) == sorted(pool.paths)
     assert folder.table("pairs").num_rows
     assert folder.table("leaks").num_rows == 3
-
-
-def without_row(table: pa.Table) -> str:
-    return repr([{name: value for name, value in row.items() if name != "row"} for row in table.to_pylist()])
 
 
 @pytest.mark.parametrize("seed", [1, 2])

@@ -170,7 +170,11 @@ def trees(annotation: Any, metadata: tuple[Any, ...] = ()) -> st.SearchStrategy[
         return st.fixed_dictionaries({"seed": st.integers(0, 9)})
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return sections(annotation)
-    return {str: st.text(st.characters(codec="utf-8")), bool: st.booleans(), type(None): st.none()}[annotation]
+    return {
+        str: st.text(st.characters(codec="utf-8", exclude_characters="\x85")),
+        bool: st.booleans(),
+        type(None): st.none(),
+    }[annotation]
 
 
 def numbers(kind: type, bounds: dict[type, Any]) -> st.SearchStrategy[Any]:
@@ -179,7 +183,7 @@ def numbers(kind: type, bounds: dict[type, Any]) -> st.SearchStrategy[Any]:
     low = above.gt if above else least.ge if least else None
     high = below.lt if below else most.le if most else None
     if kind is int:
-        return st.integers(-(2**40) if low is None else low, 2**40)
+        return st.integers(-(2**40) if low is None else low, 2**40 if high is None else high)
     return st.floats(
         low, high, exclude_min=above is not None, exclude_max=below is not None, allow_nan=False, allow_infinity=False
     )
@@ -198,7 +202,19 @@ def fitted(tree: dict[str, Any]) -> dict[str, Any]:
     views, optim = tree.setdefault("views", {}), tree.setdefault("optim", {})
     views |= {"global_px": patch * 4, "local_px": patch * 2}
     optim |= {"batch": group * 2, "warmup_steps": min(optim.get("warmup_steps", 0), optim.get("steps", 1))}
+    fit_stages((tree.get("curation") or {}).get("stages", []))
     return tree
+
+
+def fit_stages(stages: list[dict[str, Any]]) -> None:
+    for stage in stages:
+        fit_stages(stage.get("of", []))
+        for part in stage.get("parts", []):
+            fit_stages(part.get("stages", []))
+        if stage["stage"] == "retrieve":
+            stage["per_query"] = stage.get("per_query") or 4
+        if stage.get("rule") != "semdedup":
+            stage.pop("clusters", None) if stage["stage"] == "duplicates" else None
 
 
 @settings(deadline=None)  # a loaded machine is no error

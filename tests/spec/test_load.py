@@ -143,7 +143,7 @@ MISTAKES = [
     ("data: {train: 3}", "data.train: 3 is no text"),
     (
         "curation:\n  stages:\n  - stage: smaple",
-        "x.yaml:3: curation.stages.0.stage: 'smaple' is none of duplicates, retr",
+        "x.yaml:3: curation.stages.0.stage: 'smaple' is none of duplicates, qual",
     ),
     ("curation: {stages: [{images: 3}]}", "curation.stages.0.stage: missing required key; one of duplicates, "),
     ("curation: {stages: [{stage: sample}]}", "x.yaml:1: curation.stages.0.images: missing required key"),

@@ -1,0 +1,107 @@
+"""The stages that look for copies: of evaluation images, and within the pool.
+
+N rows that are left, M readable rows of the pool, both in the order of their paths
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from dinov2lab.curation.cache import Result
+from dinov2lab.curation.cluster import Centres, kmeans
+from dinov2lab.curation.dedup import Pairs, Rows, find_leaks, find_pairs
+from dinov2lab.curation.inputs import Inputs, Read
+from dinov2lab.curation.rules import chained, places, representatives, typicality
+from dinov2lab.curation.stages import Left, Verdict, measured
+from dinov2lab.curation.vectors import Ints
+from dinov2lab.spec.curation import Duplicates, Leaks
+
+PAIRS = pa.schema({"a": pa.string(), "b": pa.string(), "score": pa.float64()})
+LEAKS = pa.schema({"path": pa.string(), "reference": pa.string(), "score": pa.float64()})
+
+
+def leaks(stage: Leaks, left: Left, others: Sequence[Read], inputs: Inputs) -> Result:
+    rows = Rows(left.vectors(inputs, stage.embedder), None, left.texts("pixels"))
+    found = []
+    fate = np.full(len(left), -np.inf)
+    witness = np.full(len(left), None, object)
+    saturated, recalls = 0, []
+    for other in others:
+        features = inputs.features(stage.embedder, other)
+        mirrored = inputs.features(stage.embedder, other, mirror=True) if stage.mirrored else None
+        pairs = find_leaks(rows, Rows(features, mirrored, other.pixels), stage.threshold, inputs.search)
+        saturated += pairs.saturated
+        recalls += [pairs.recall] if pairs.recall else []
+        for row, reference, score in zip(pairs.a.tolist(), pairs.b.tolist(), pairs.score.tolist(), strict=True):
+            name = f"{other.source.uri} {other.paths[reference]}"
+            found.append((row, name, score))
+            if score > fate[row]:
+                fate[row], witness[row] = score, name
+    paths = left.table["path"].to_pylist()
+    found.sort(key=lambda leak: (leak[0], -leak[2], leak[1]))
+    table = pa.table([[paths[row] for row, *_ in found], *([leak[n] for leak in found] for n in (1, 2))], schema=LEAKS)
+    counts = {"leak_pairs": len(found), "references": sum(len(other.rows) for other in others), "saturated": saturated}
+    reason = np.full(len(left), "leak", object)
+    if stage.rule == "component":
+        _chain(stage, left, inputs, fate, witness, reason)
+        counts["chained"] = int((reason == "chained_to_a_leak").sum())
+    verdict = Verdict(~np.isfinite(fate), reason, witness, fate)
+    recall = recalls[0].of_all(recalls) if recalls else None
+    return verdict.result(left, "leaks", counts, tables={"leaks": table}, search=measured(recall))
+
+
+def _chain(stage: Leaks, left: Left, inputs: Inputs, fate: np.ndarray, witness: np.ndarray, reason: np.ndarray) -> None:
+    """What near copies chain to a leak falls with it: to the neighbour that is a step nearer to it."""
+    pairs = find_pairs(_rows(stage, left.pool, left.places, inputs), stage.threshold, 64, inputs.search)
+    leaked = np.flatnonzero(np.isfinite(fate))
+    nearer, score = chained(leaked, pairs, len(left))
+    also = np.setdiff1d(np.flatnonzero(nearer >= 0), leaked)
+    fate[also], witness[also] = score[also], left.table["path"].take(nearer[also]).to_pylist()
+    reason[also] = "chained_to_a_leak"
+
+
+def _rows(stage: Leaks | Duplicates, pool: Read, places: Ints, inputs: Inputs) -> Rows:
+    mirrored = inputs.features(stage.embedder, pool, mirror=True) if stage.mirrored else None
+    return Rows(inputs.features(stage.embedder, pool), mirrored, pool.pixels).chosen(places)
+
+
+def duplicates(stage: Duplicates, left: Left, inputs: Inputs) -> Result:
+    """Copies are looked for in the whole pool, so that those of images that fell before are told of too; who falls now is
+    decided among the rows that are left alone. These come first, for a set of exact copies is searched for by its first row.
+    """
+    count = len(left)
+    order = np.concatenate([left.places, np.setdiff1d(np.arange(len(left.pool.rows)), left.places)])
+    rows = _rows(stage, left.pool, order, inputs)
+    pairs = find_pairs(rows, stage.threshold, stage.neighbours, inputs.search)
+    own = rows.chosen(np.arange(count))
+    stands_for, score = _decided(stage, own, pairs.within(count), left)
+    sizes = np.bincount(stands_for, minlength=count)
+    paths = np.asarray(left.pool.paths, str)[order]
+    named = sorted(zip(*np.sort([paths[pairs.a], paths[pairs.b]], axis=0).tolist(), pairs.score.tolist(), strict=True))
+    table = pa.table([[pair[column] for pair in named] for column in range(3)], schema=PAIRS)
+    counts = {
+        "pairs": len(pairs.a),
+        "components": int((sizes > 1).sum()),
+        "largest_component": int(sizes.max()),
+        "saturated": pairs.saturated,
+    }
+    verdict = Verdict(stands_for == np.arange(count), "duplicate", paths[stands_for].astype(object), score)
+    return verdict.result(left, "duplicates", counts, tables={"pairs": table}, search=measured(pairs.recall))
+
+
+def _decided(stage: Duplicates, rows: Rows, pairs: Pairs, left: Left) -> tuple[Ints, np.ndarray]:
+    """Of `rules.representatives`, by the order and among the pairs that the stage asks for."""
+    first = typicality(pairs, len(left))
+    if stage.rule == "semdedup":
+        label, score = Centres(kmeans(rows.features, stage.clusters, "semdedup")).labels(rows.features)
+        pairs = pairs.only((label[pairs.a] == label[pairs.b]) | (rows.pixels[pairs.a] == rows.pixels[pairs.b]))
+        first = np.rint(score * 1e6).astype(np.int64)
+    match stage.keep:
+        case "outlying":
+            first = -first
+        case "first":
+            first = np.zeros(len(left), np.int64)
+        case "largest":
+            first = left.table["width"].to_numpy() * left.table["height"].to_numpy()
+    return representatives(rows, pairs, stage.rule, places(first))
