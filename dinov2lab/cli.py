@@ -26,6 +26,9 @@ RecipeName = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A recipe: a YAML file, or its name in ./experiments.")
 ]
 Target = Annotated[str, typer.Argument(metavar="STUDY|RECIPE", help="A YAML file, or its name in its folder.")]
+SearchName = Annotated[
+    str, typer.Argument(metavar="SEARCH", help="A search: a YAML file, or its name in ./experiments.")
+]
 Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Another value, as in --set optim.lr=1e-3.")
 ]
@@ -44,6 +47,10 @@ MoreSeeds = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would run, and what it costs.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Pool = Annotated[bool, typer.Option("--pool", help="Compare runs of different code or images all the same.")]
+Storage = Annotated[
+    str | None,
+    typer.Option("--storage", metavar="URL", help="An Optuna database. [default: a journal in the workspace]"),
+]
 Port = Annotated[int, typer.Option("--port", min=1, max=65535, help="Of the page, on this machine only.")]
 Launcher = Annotated[Literal["local", "slurm"], typer.Option("--launcher", help="This machine, or a Slurm cluster.")]
 Profiles = Annotated[
@@ -163,6 +170,31 @@ def submit(
         terminal.show_verdict(found, commands.verdict_of(reports / found.name), reports / found.name, as_json=False)
         raise typer.Exit(int("failed" in launched.states))
     terminal.show_launched(found, launched.submitted, launched.jobs.all if launched.jobs else (), launched.states)
+
+
+@app.command()
+def search(
+    target: SearchName,
+    sets: Sets = None,
+    workspace: Place = LAB,
+    data_root: DataRoot = HERE,
+    reports: Reports = REPORTS,
+    jobs: Jobs = None,
+    device: Device = "auto",
+    storage: Storage = None,
+    as_json: Json = False,
+) -> None:
+    """Search a recipe's space for what does best on val, and write its report. The same command again goes on."""
+    from dinov2lab import commands, searching
+    from dinov2lab.store.folders import Workspace
+
+    found, place = searching.find_search(target, sets or ()), Workspace(workspace)
+    from dinov2lab.data.source import Roots
+
+    roots, (jobs, resources) = Roots(data_root, place.cache), commands.resources_for(jobs, device)
+    trials = searching.run_search(found, place, roots, jobs=jobs, resources=resources, storage=storage)
+    searching.show_search(found, trials, reports / found.name, as_json)
+    raise typer.Exit(int(not any(trial.state == "complete" for trial in trials)))
 
 
 @app.command("list")

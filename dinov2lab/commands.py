@@ -36,21 +36,17 @@ def find_study(name: str, workspace: Workspace) -> Study:
     in_file = Path(name).is_file() or (FOLDERS["study"] / f"{name}.yaml").is_file()
     if not in_file and (last := studies.stored(name, workspace)):
         return last
-    return studies.as_it_stands(load_study(_of_kind(find(name, "study"), "study")), workspace)
+    return studies.as_it_stands(load_study(of_kind(find(name, "study"), "study")), workspace)
 
 
 def find_recipe(name: str, overrides: Sequence[str]) -> RunSpec:
-    return load_recipe(_of_kind(find(name, "recipe"), "recipe"), overrides)
+    return load_recipe(of_kind(find(name, "recipe"), "recipe"), overrides)
 
 
-def find_search(name: str, overrides: Sequence[str]) -> SearchSpec:
-    return load_search(_of_kind(find(name, "search"), "search"), overrides)
-
-
-def _of_kind(path: Path, kind: str) -> Path:
+def of_kind(path: Path, kind: str) -> Path:
     if (other := kind_of(path)) != kind:
-        use = f": dinov2lab search {path}" if other == "search" else ""
-        raise SpecError(f"{path}: is a {other}{use}, and a {kind} is wanted")
+        use = f"; dinov2lab search {path}" if other == "search" else ""
+        raise SpecError(f"{path}: is a {other}, and a {kind} is wanted{use}")
     return path
 
 
@@ -59,7 +55,7 @@ def find_either(name: str, overrides: Sequence[str], workspace: Workspace) -> St
     path = find(name)
     if kind_of(path) == "study":
         return studies.as_it_stands(load_study(path, overrides), workspace)
-    spec = load_recipe(_of_kind(path, "recipe"), overrides)
+    spec = load_recipe(of_kind(path, "recipe"), overrides)
     return Cell("", spec.seed, run_id(spec), spec)
 
 

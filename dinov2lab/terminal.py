@@ -190,13 +190,13 @@ def outcome_text(outcome: RunResult, finals: Sequence[str]) -> str:
 # What the commands show; with `as_json`, as JSON
 
 
-def _as_json(value: Any) -> None:
+def say_json(value: Any) -> None:
     say(json.dumps(value, indent=1, ensure_ascii=False))
 
 
 def show_listing(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
     if as_json:
-        _as_json(rows)
+        say_json(rows)
     elif rows:
         lines = [(row["name"], row["kind"], f"{row['done']} of {row['runs']}", row["about"]) for row in rows]
         table(("name", "kind", "results", "question or description"), lines, right=("results",))
@@ -207,7 +207,7 @@ def show_listing(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
 def show_states(study: Study, rows: Sequence[dict[str, Any]], as_json: bool) -> None:
     """Arms and seeds, and why what failed has failed."""
     if as_json:
-        _as_json(rows)
+        say_json(rows)
         return
     say(f"{study.name}: {study.question.strip()}")
     cells = {(row["arm"], row["seed"]): _state(row) for row in rows}
@@ -227,7 +227,7 @@ def _state(row: dict[str, Any]) -> str:
 
 def show_plan(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
     if as_json:
-        _as_json(rows)
+        say_json(rows)
         return
     left = [row for row in rows if row["state"] != "done"]
     lines = [
@@ -245,7 +245,7 @@ def show_verdict(study: Study, rows: Sequence[dict[str, Any]], report: Path, as_
     """The comparisons on the metric that decides, in words, and where the report is."""
     page = report / "index.html"
     if as_json:
-        _as_json({"study": study.name, "report": str(page), "verdict": rows})
+        say_json({"study": study.name, "report": str(page), "verdict": rows})
         return
     say(study.question.strip())
     for row in rows:
@@ -268,7 +268,7 @@ def show_funnel(funnel: "Sequence[Manifest]", folder: Path, as_json: bool) -> No
     """What each stage of a curation left, and why the rest fell."""
     if as_json:
         records = [record.model_dump(mode="json") for record in funnel]
-        _as_json({"folder": str(folder), "id": funnel[-1].id, "funnel": records})
+        say_json({"folder": str(folder), "id": funnel[-1].id, "funnel": records})
         return
     lines = [(each.stage, f"{each.rows:,}", counted(each.dropped), counted(each.counts)) for each in funnel]
     table(("stage", "images left", "dropped", "also"), lines, right=("images left",))

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent / "dinov2lab"
 ROWS = (
     ("cli",),
     ("cluster",),
+    ("searching",),
     ("commands",),
     ("terminal",),
     ("lab", "report"),
@@ -90,6 +91,7 @@ def test_packages_are_empty(file: str) -> None:
     [
         ("cli", "torch timm mlflow optuna pandas scipy matplotlib pydantic ruamel rich numpy"),
         ("commands", "torch timm mlflow optuna pandas scipy matplotlib"),
+        ("searching", "torch timm mlflow optuna pandas scipy matplotlib"),
         ("store.manifest", "torch timm mlflow optuna pandas scipy matplotlib"),
         ("report.render", "torch timm mlflow"),
     ],

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
+from dinov2lab.spec.search import SearchSpec
 from dinov2lab.store import atomic
 from dinov2lab.store.result import Record
 
@@ -45,3 +46,27 @@ def read_trials(folder: Path) -> tuple[Trial, ...]:
 
 def write_trials(folder: Path, trials: Sequence[Trial]) -> None:
     atomic.write(folder / "trials.json", lambda file: file.write_bytes(_TRIALS.dump_json(tuple(trials))))
+
+
+def best_trials(search: SearchSpec, trials: Sequence[Trial]) -> list[Trial]:
+    """The complete ones, best first; with several metrics, those that no other beats in one without losing in another.
+
+    Of trials that share their runs, the first.
+    """
+    signs = [1 if direction == "maximize" else -1 for direction in search.metrics.values()]
+    runs = dict[tuple[str, ...], Trial]()
+    for trial in trials:
+        if trial.state == "complete" and trial.values:
+            runs.setdefault(trial.runs, trial)
+    scores = {trial.number: _scores(trial, signs) for trial in runs.values()}
+    if len(signs) == 1:
+        return sorted(runs.values(), key=lambda trial: -scores[trial.number][0])
+    return [trial for trial in runs.values() if not any(_beats(each, scores[trial.number]) for each in scores.values())]
+
+
+def _scores(trial: Trial, signs: Sequence[int]) -> tuple[float, ...]:
+    return tuple(sign * value for sign, value in zip(signs, trial.values or (), strict=True))
+
+
+def _beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one != other and all(a >= b for a, b in zip(one, other, strict=True))

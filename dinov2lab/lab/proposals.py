@@ -1,0 +1,191 @@
+"""Optuna in the search's terms: its storage, its samplers, and a trial's point.
+
+Each trial is sampled by a sampler of its own, whose seed is a function of the search's seed and the trial's number: a search
+that was killed draws what it would have drawn.
+"""
+
+import hashlib
+import json
+import warnings
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
+
+from dinov2lab.spec.search import Dimension, SearchSpec, active, search_id
+from dinov2lab.store import atomic
+
+IDENTITY = "dinov2lab.search"  # user attribute of the study: which search it is
+
+
+class StorageError(ValueError):
+    """The storage cannot be used, or holds something else. One line."""
+
+
+class _FileLock(JournalFileOpenLock):
+    """A lock of the journal that dies with its holder; Optuna's own outlives a killed process by half a minute."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self._path, self._held = path, ExitStack()
+
+    def acquire(self) -> bool:
+        return self._held.enter_context(atomic.locked(self._path))
+
+    def release(self) -> None:
+        self._held.close()
+
+
+def open_study(search: SearchSpec, folder: Path, url: str | None) -> optuna.Study:
+    """The search's study in its journal in `folder`, or in an Optuna RDB `url`; made where it is missing.
+
+    Raises StorageError.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    _refuse_other_storage(folder, url)
+    try:
+        storage = optuna.storages.RDBStorage(url) if url else journal(folder)
+        study = optuna.create_study(
+            storage=storage,
+            study_name=search.name,
+            directions=list(search.metrics.values()),
+            load_if_exists=True,
+            pruner=_pruner(search),
+        )
+        found = study.user_attrs.get(IDENTITY)
+        if found is None and not study.get_trials(deepcopy=False):
+            study.set_user_attr(IDENTITY, found := search_id(search))
+            study.set_metric_names(list(search.metrics))
+    except Exception as error:  # whatever a database, its driver or a damaged journal raises
+        raise StorageError(f"the storage of search {search.name}: {_line(error, url)}") from error
+    if found != search_id(search):
+        raise StorageError(
+            f"the storage of search {search.name} ({public(url) if url else folder}) holds another search by that name: "
+            "what was searched has changed since; rename this one, or remove that folder"
+        )
+    return study
+
+
+def journal(folder: Path) -> JournalStorage:
+    """An append-only file. A line that a kill cut short is dropped, as long as nobody else has the journal open."""
+    file, lock = folder / "journal.log", folder / "journal.lock"
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic.locked(lock):
+        if file.exists() and (text := file.read_bytes()) and not text.endswith(b"\n"):
+            with file.open("r+b") as opened:
+                opened.truncate(text.rfind(b"\n") + 1)
+    return JournalStorage(JournalFileBackend(str(file), lock_obj=_FileLock(lock)))
+
+
+def _refuse_other_storage(folder: Path, url: str | None) -> None:
+    """A search lives in one storage: which one, its folder remembers."""
+    note, asked = folder / "storage", public(url) if url else "journal"
+    if not note.exists():
+        atomic.write_text(note, asked + "\n")
+    if (known := note.read_text().strip()) != asked:
+        raise StorageError(f"search {folder.name} lives in another storage ({known}), not in {asked}: see --storage")
+
+
+def public(url: str) -> str:
+    """Without the user and the password."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
+
+
+def _line(error: Exception, url: str | None) -> str:
+    root: BaseException = error
+    while root.__cause__:
+        root = root.__cause__
+    line = (str(root).strip().splitlines() or [type(root).__name__])[0]
+    return line.replace(url, public(url)) if url else line
+
+
+def sampler(search: SearchSpec, number: int) -> optuna.samplers.BaseSampler:
+    """The sampler of one trial."""
+    options, space = search.sampler, search.space
+    seed = int.from_bytes(hashlib.sha256(f"{options.seed}/{number}".encode()).digest()[:4])
+    match options.kind:
+        case "random":
+            return optuna.samplers.RandomSampler(seed=seed)
+        case "grid":
+            points = {key: grid_points(dimension, options.points) for key, dimension in space.items()}
+            return optuna.samplers.GridSampler(points, seed=options.seed)  # shuffled alike for every trial
+        case "gp":
+            chance = optuna.samplers.RandomSampler(seed=seed)
+            return optuna.samplers.GPSampler(
+                seed=seed, n_startup_trials=options.startup, independent_sampler=chance, warn_independent_sampling=False
+            )  # fitted anew from all trials
+    conditional = any(dimension.when for dimension in space.values())
+    return optuna.samplers.TPESampler(
+        seed=seed,
+        n_startup_trials=options.startup,
+        multivariate=True,
+        group=conditional,
+        constant_liar=True,
+    )
+
+
+def _pruner(search: SearchSpec) -> optuna.pruners.BasePruner:
+    """Rungs are ours (rungs.py), for the sake of promotions."""
+    if search.pruner.kind == "wilcoxon":
+        return optuna.pruners.WilcoxonPruner(p_threshold=search.pruner.p)
+    return optuna.pruners.NopPruner()
+
+
+def grid_points(dimension: Dimension, count: int) -> list[Any]:
+    """Evenly spaced values of a range, its ends included; all choices."""
+    if dimension.choices is not None:
+        return [encoded(value) for value in dimension.choices]
+    assert dimension.bounds is not None
+    low, high = dimension.bounds
+    shares = [place / (count - 1) for place in range(count)]
+    if dimension.log:
+        return [low ** (1 - share) * high**share if 0 < share < 1 else (low, high)[share > 0] for share in shares]
+    values = [low + share * (high - low) for share in shares]
+    return list(dict.fromkeys(map(round, values))) if dimension.integers else values
+
+
+def size(search: SearchSpec) -> int | None:
+    """How many points there are, where that is known: of a grid."""
+    if search.sampler.kind != "grid":
+        return None
+    found = 1
+    for dimension in search.space.values():
+        found *= len(grid_points(dimension, search.sampler.points))
+    return found
+
+
+def distribution(dimension: Dimension) -> optuna.distributions.BaseDistribution:
+    if dimension.choices is not None:
+        return optuna.distributions.CategoricalDistribution([encoded(value) for value in dimension.choices])
+    assert dimension.bounds is not None
+    low, high = dimension.bounds
+    if dimension.integers:
+        return optuna.distributions.IntDistribution(int(low), int(high))
+    return optuna.distributions.FloatDistribution(low, high, log=dimension.log is not None)
+
+
+def suggest(trial: optuna.Trial, search: SearchSpec) -> dict[str, Any]:
+    """The trial's point. What it has been given before stands."""
+    point = dict[str, Any]()
+    for key, dimension in active(search, point):
+        match distribution(dimension):
+            case optuna.distributions.CategoricalDistribution() as those:
+                point[key] = decoded(dimension, trial.suggest_categorical(key, those.choices))
+            case optuna.distributions.IntDistribution() as whole:
+                point[key] = trial.suggest_int(key, whole.low, whole.high)
+            case optuna.distributions.FloatDistribution() as real:
+                point[key] = trial.suggest_float(key, real.low, real.high, log=real.log)
+    return point
+
+
+def encoded(value: Any) -> Any:
+    """As Optuna stores a value: lists and mappings as JSON."""
+    return json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def decoded(dimension: Dimension, stored: Any) -> Any:
+    return next((value for value in dimension.choices or () if encoded(value) == stored), stored)

@@ -1,0 +1,65 @@
+"""A process that computes the runs it is told to, one after the other, so that torch is imported once.
+
+Lines of JSON on its standard input: where to work, then {"run": ID, "spec": RunSpec} to compute, and {"stop": ID}, at which
+that run writes a checkpoint and is left. When the input ends it does so too, and leaves. `end ID` on its standard output
+says that a run has an outcome, or was left.
+"""
+
+import json
+import queue
+import signal
+import sys
+import threading
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from dinov2lab.data.source import Roots
+from dinov2lab.lab.execute import Busy, Stopped, execute
+from dinov2lab.spec.resources import Resources
+from dinov2lab.spec.run import RunSpec
+from dinov2lab.store.folders import Workspace
+
+
+class Orders:
+    """What the parent has asked for, read by a thread of its own."""
+
+    def __init__(self) -> None:
+        self.runs = queue.Queue[tuple[str, RunSpec] | None]()
+        self._stopped = set[str]()
+        self._leaving = threading.Event()
+
+    def listen(self) -> None:
+        for line in sys.stdin:
+            order = json.loads(line)
+            if "stop" in order:
+                self._stopped.add(order["stop"])
+            else:
+                self._stopped.discard(order["run"])
+                self.runs.put((order["run"], RunSpec.model_validate(order["spec"], strict=False)))
+        self.leave()
+
+    def leave(self, *_: object) -> None:
+        self._leaving.set()
+        self.runs.put(None)
+
+    def stops(self, run: str) -> bool:
+        return self._leaving.is_set() or run in self._stopped
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C in the terminal reaches all; the parent decides
+    plan, orders = json.loads(sys.stdin.readline()), Orders()
+    signal.signal(signal.SIGTERM, orders.leave)
+    threading.Thread(target=orders.listen, daemon=True).start()
+    roots = Roots(Path(plan["data"]), Path(plan["cache"]))
+    workspace, resources = Workspace(Path(plan["workspace"])), Resources.model_validate(plan["resources"])
+    while order := orders.runs.get():
+        run, spec = order
+        with suppress(Busy, Stopped):
+            execute(spec, workspace, roots, resources, stop=partial(orders.stops, run), begun=lambda _: None)
+        print(f"end {run}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

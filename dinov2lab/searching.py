@@ -1,0 +1,74 @@
+"""What `dinov2lab search` does and shows. Optuna, torch and their like are imported only where they are needed."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dinov2lab.commands import of_kind
+from dinov2lab.spec.load import find
+from dinov2lab.spec.load_search import load_search
+from dinov2lab.spec.resources import Resources
+from dinov2lab.spec.search import SearchSpec
+from dinov2lab.store.folders import Workspace
+from dinov2lab.store.trials import Trial, best_trials, read_trials
+from dinov2lab.terminal import metric, note, plural, say, say_json, table
+
+if TYPE_CHECKING:
+    from dinov2lab.data.source import Roots
+
+SHOWN = 5  # trials
+
+
+def find_search(name: str, overrides: Sequence[str]) -> SearchSpec:
+    return load_search(of_kind(find(name, "search"), "search"), overrides)
+
+
+def run_search(
+    search: SearchSpec, workspace: Workspace, roots: "Roots", *, jobs: int, resources: Resources, storage: str | None
+) -> tuple[Trial, ...]:
+    """Work on a search until it has ended; returns its trials. What has ended is told at once."""
+    from dinov2lab.lab import search as lab
+
+    folder = workspace.search(search.name)
+    known = {trial.number for trial in read_trials(folder) if trial.state != "running"}
+
+    def follow() -> None:
+        trials = read_trials(folder)
+        for trial in trials:
+            if trial.state != "running" and trial.number not in known:
+                known.add(trial.number)
+                note(trial_text(search, trial, trials))
+
+    lab.run_search(search, workspace, roots, jobs=jobs, resources=resources, storage=storage, on_change=follow)
+    return read_trials(folder)
+
+
+def trial_text(search: SearchSpec, trial: Trial, trials: Sequence[Trial]) -> str:
+    """How a trial ended, and the best so far."""
+    values = [metric(name, value) for name, value in zip(search.metrics, trial.values or (), strict=False)]
+    reason = f": {trial.reason}" if trial.reason else ""
+    best = best_trials(search, trials) if len(search.metrics) == 1 else []
+    so_far = [f"best so far: trial {best[0].number}"] if best else []
+    return "   ".join([f"trial {trial.number}", *values, f"{trial.state}{reason}", point_text(trial.point), *so_far])
+
+
+def point_text(point: Mapping[str, Any]) -> str:
+    return " ".join(
+        f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in point.items()
+    )
+
+
+def show_search(search: SearchSpec, trials: Sequence[Trial], report: Path, as_json: bool) -> None:
+    """The best trials; with several metrics, the front."""
+    if as_json:
+        say_json({"search": search.name, "trials": [trial.model_dump(mode="json") for trial in trials]})
+        return
+    say(search.question.strip() or search.name)
+    lines = [
+        (str(trial.number), *(f"{value:.4g}" for value in trial.values or ()), point_text(trial.point))
+        for trial in best_trials(search, trials)[:SHOWN]
+    ]
+    table(("trial", *search.metrics, "point"), lines, right=("trial", *search.metrics))
+    counts = Counter(trial.state for trial in trials)
+    say(f"{plural(len(trials), 'trial')}: {', '.join(f'{count} {state}' for state, count in sorted(counts.items()))}")
