@@ -279,6 +279,24 @@ def curate(
 
 
 @app.command()
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The id of a finished run, or how it begins.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that is not there yet.")],
+    to: Annotated[Literal["timm", "hf", "onnx"], typer.Option("--to", help="For whom.")],
+    workspace: Place = LAB,
+) -> None:
+    """Write a run's backbone for timm, transformers or ONNX, with a model card; its features are compared."""
+    from dinov2lab import commands
+    from dinov2lab.store.folders import Workspace
+
+    folder = commands.find_run(run, Workspace(workspace))
+    from dinov2lab.export.formats import export as write
+
+    done = write(folder, to, out)
+    typer.echo(f"{done.folder}   the largest difference between features is {done.difference:.1e}")
+
+
+@app.command()
 def sync(
     study: Annotated[str | None, typer.Argument(metavar="[STUDY]", help="One study alone.")] = None,
     workspace: Place = LAB,

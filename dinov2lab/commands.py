@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from dinov2lab.lab.plan import is_finished, plan
 from dinov2lab.lab.standing import standings
 from dinov2lab.spec.cost import images_of_run
+from dinov2lab.spec.document import did_you_mean
 from dinov2lab.spec.identity import run_id
 from dinov2lab.spec.load import FOLDERS, SpecError, find, headline, kind_of, load_recipe, load_study
 from dinov2lab.spec.load_search import load_search
@@ -66,6 +67,23 @@ def with_more_seeds(found: Study | Cell, count: int, workspace: Workspace) -> St
     if not studies.finished(found.seeds, found, workspace):
         raise ValueError(f"--more-seeds: study {found.name} has runs that have not ended; run it without, first")
     return found.with_more_seeds(count)
+
+
+def find_run(name: str, workspace: Workspace) -> RunFolder:
+    """The folder of the finished run whose id is `name`, or alone begins with it."""
+    known = sorted(path.parent.name for path in workspace.runs.glob("*/spec.json"))
+    matching = [run for run in known if run == name] or [run for run in known if run.startswith(name)]
+    if not matching:
+        there = did_you_mean(name, known) or (f"; there are {len(known)}" if known else "; there is none")
+        raise SpecError(f"no run in {workspace.path} is called {name!r}{there}")
+    if len(matching) > 1:
+        raise SpecError(f"{name!r} may be {' or '.join(matching)}")
+    folder = workspace.run(matching[0])
+    if not folder.result.exists():
+        outcome = folder.outcome()
+        why = f"failed: {outcome.error}" if outcome else "has not finished"
+        raise SpecError(f"run {matching[0]} {why}")
+    return folder
 
 
 def resources_for(jobs: int | None, device: Literal["auto", "cpu", "cuda"]) -> tuple[int, Resources]:

@@ -28,6 +28,8 @@ HOMES = {
     "jinja2": ("report/",),
     "faiss": ("curation/index.py",),
     "timm": ("model/",),
+    "transformers": ("export/",),
+    "onnxruntime": ("export/",),
     "torch.distributed": ("collectives.py", "training/distributed.py"),
     "rich": ("terminal.py",),
     "typer": ("cli.py",),

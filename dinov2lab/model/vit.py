@@ -84,7 +84,7 @@ class Backbone(nn.Module):
         `masks`: (B, N) bool, patches of the first size to be replaced by the mask token.
         `kept`: for each block, what its attention and its MLP branch compute (stochastic depth); none computes all.
         """
-        embedded = [self._embed(images, masks if size == 0 else None) for size, images in enumerate(crops)]
+        embedded = [self.embed(images, masks if size == 0 else None) for size, images in enumerate(crops)]
         shapes = [(tokens.shape[0], tokens.shape[1]) for tokens in embedded]
         x = torch.cat([tokens.flatten(0, 1) for tokens in embedded])  # (S, D)
         for index, block in enumerate(self.vit.blocks):
@@ -93,7 +93,7 @@ class Backbone(nn.Module):
         unpacked = [part.view(b, t, -1) for part, (b, t) in zip(split(x, shapes), shapes, strict=True)]
         return [Tokens(tokens[:, 0], tokens[:, 1 + self.registers :]) for tokens in unpacked]
 
-    def _embed(self, images: Tensor, masks: Tensor | None) -> Tensor:
+    def embed(self, images: Tensor, masks: Tensor | None) -> Tensor:
         """(B, T, D): patches, masked ones replaced before the positions are added, behind class token and registers."""
         patches = self.vit.patch_embed.proj(images)  # (B, D, h, w)
         grid = (patches.shape[2], patches.shape[3])
@@ -101,9 +101,9 @@ class Backbone(nn.Module):
         if masks is not None:
             patches = torch.where(masks[..., None], self.mask_token.to(patches.dtype), patches)
         positions = positions_at(self.vit.pos_embed, grid, self.registers)
-        first = [self.vit.cls_token.expand(len(patches), -1, -1)]
+        first = [self.vit.cls_token.expand(patches.shape[0], -1, -1)]
         if self.registers:
-            return torch.cat([*first, self.vit.reg_token.expand(len(patches), -1, -1), patches + positions], dim=1)
+            return torch.cat([*first, self.vit.reg_token.expand(patches.shape[0], -1, -1), patches + positions], dim=1)
         return torch.cat([*first, patches], dim=1) + positions
 
 

@@ -39,10 +39,10 @@ def public(weights: TimmWeights | HuggingFaceWeights, backbone: Backbone, root: 
 
 
 def _timm(name: str) -> dict[str, Tensor]:
-    return {f"vit.{key}": value for key, value in _pretrained(name).state_dict().items()}
+    return {f"vit.{key}": value for key, value in pretrained(name).state_dict().items()}
 
 
-def _pretrained(name: str, **options: int) -> nn.Module:
+def pretrained(name: str, **options: int) -> nn.Module:
     try:
         network: nn.Module = timm.create_model(name, pretrained=True, num_classes=0, **options)
         return network
@@ -133,7 +133,7 @@ class Pretrained(nn.Module):
     def __init__(self, name: str, px: int) -> None:
         """Raises ValueError where timm has no such model or its weights cannot be had."""
         super().__init__()
-        self.network = _pretrained(name, img_size=px)
+        self.network = pretrained(name, img_size=px)
 
     def forward(self, crops: Sequence[Tensor]) -> list[Tokens]:
         return [Tokens(self.network(images), images.new_empty(len(images), 0, 0)) for images in crops]

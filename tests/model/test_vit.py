@@ -144,7 +144,7 @@ def test_the_mask_token_replaces_patches_before_positions_are_added():
     net, crops = lively(), images(2)
     masks = torch.zeros(2, 16, dtype=torch.bool)
     masks[0, [3, 7]] = True
-    embedded, plain = net._embed(crops, masks), net._embed(crops, None)
+    embedded, plain = net.embed(crops, masks), net.embed(crops, None)
     positions = net.vit.pos_embed[0, 1:]
     torch.testing.assert_close(embedded[0, 1:][masks[0]], net.mask_token + positions[masks[0]])
     torch.testing.assert_close(embedded[0, 1:][~masks[0]], plain[0, 1:][~masks[0]])
