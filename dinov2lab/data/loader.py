@@ -9,36 +9,39 @@ from PIL import Image
 from torch import Tensor
 
 from dinov2lab.data.source import Source, Unreadable, decode
-from dinov2lab.data.views import normalise
+from dinov2lab.data.views import Pixels, normalise
 from dinov2lab.draws import Key, permutation
 
 CACHE_BYTES = 2 << 30
 
 
 class Pictures:
-    """Decoded images of chosen rows of a source, kept in memory up to a budget."""
+    """Decoded images of chosen rows of a source, kept in memory up to a budget in bytes."""
 
     def __init__(self, source: Source, rows: Sequence[int], budget: int = CACHE_BYTES) -> None:
         self._source, self.rows, self._left = source, rows, budget
-        self._kept: dict[int, Image.Image] = {}
+        self._kept: dict[int, Pixels] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Image.Image:
+        return Image.fromarray(self.pixels(index))
+
+    def pixels(self, index: int) -> Pixels:
+        """(H, W, 3)"""
         if index in self._kept:
             return self._kept[index]
-        picture = self._decoded(self.rows[index])
-        size = picture.width * picture.height * 4
-        if size <= self._left:
-            self._kept[index] = picture
-            self._left -= size
-        return picture
+        pixels = self._decoded(self.rows[index])
+        if pixels.nbytes <= self._left:
+            self._kept[index] = pixels
+            self._left -= pixels.nbytes
+        return pixels
 
-    def _decoded(self, row: int) -> Image.Image:
+    def _decoded(self, row: int) -> Pixels:
         """Curation has read every row once, so that one which cannot be read now has changed since."""
         try:
-            return Image.fromarray(decode(self._source.read(row)))
+            return decode(self._source.read(row))
         except Unreadable as error:
             name = self._source.paths[row]
             raise ValueError(f"{self._source.uri}: {name} could be read before and is {error.reason} now") from error

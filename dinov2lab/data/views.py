@@ -1,27 +1,33 @@
 """Multi-crop views and block masks (dinov2, data/augmentations.py and masking.py).
 
-Each crop is cut from the decoded image and resized in one go; the photometric changes then act on whole batches of floats
-in [0, 1]. Every draw is keyed by (seed, replicate, position of the sample), see draws.py.
+Each crop is cut from the decoded image and resized in one go; the photometric changes then act on blocks of crops, small
+enough for a processor's cache. Every draw is keyed by (seed, replicate, position of the sample), see draws.py.
 
     B images   V crops of each   P pixels of a crop's side   N patches of a global crop
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
+from dinov2lab.data import photometric
 from dinov2lab.draws import Key, uniforms
 from dinov2lab.spec.run import ColourJitter, Masks, ViewsSpec
 
+Pixels = NDArray[np.uint8]  # (H, W, 3) of one image
+
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)  # of ImageNet
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+_SCALE, _SHIFT = 1 / (STD * photometric.WHITE), MEAN / STD  # the same from 0 to WHITE
 _TRIES = 10
 _ASPECT = (3 / 4, 4 / 3)
+BLOCK, ALONE = 2**16, 64  # pixels of crops that are changed together; the side from which on a crop is alone
 
 # What `blur` means: probabilities for the first global, the second global and the local crops.
 BLUR = {"reference": (0.0, 0.9, 0.5), "intended": (1.0, 0.1, 0.5), "off": (0.0, 0.0, 0.0)}
@@ -31,25 +37,25 @@ def normalise(images: Tensor) -> Tensor:
     return (images - MEAN.to(images)) / STD.to(images)
 
 
-def views(
-    pictures: Sequence[Image.Image], positions: NDArray[np.int64], key: Key, spec: ViewsSpec
-) -> tuple[Tensor, ...]:
+class _Group(NamedTuple):
+    """Crops of one size: those of all images, view by view."""
+
+    names: tuple[str, ...]
+    px: int
+    scale: tuple[float, float]
+    blur: tuple[float, ...]  # probabilities, for each view
+    solarise: tuple[float, ...]
+
+
+def views(pictures: Sequence[Pixels], positions: NDArray[np.int64], key: Key, spec: ViewsSpec) -> tuple[Tensor, ...]:
     """Global crops (2 B, 3, P, P) and, where there are any, local crops (V B, 3, P, P): normalised, view by view."""
     first, second, local = BLUR[spec.blur]
-    size = len(pictures)
-    groups = [_crops(pictures, positions, key, spec.global_px, spec.global_scale, ["global/0", "global/1"], spec.flip)]
-    blur = [np.repeat([first, second], size)]
-    solarise = [np.repeat([0.0, spec.solarise], size)]
-    names = [["global/0", "global/1"]]
-    if spec.local_crops:
-        names.append([f"local/{v}" for v in range(spec.local_crops)])
-        groups.append(_crops(pictures, positions, key, spec.local_px, spec.local_scale, names[1], spec.flip))
-        blur.append(np.full(size * spec.local_crops, local))
-        solarise.append(np.zeros(size * spec.local_crops))
-    return tuple(
-        normalise(_photometric(group, _draws(key, names[g], positions, "colour", 14), spec, blur[g], solarise[g]))
-        for g, group in enumerate(groups)
-    )
+    two, many = ("global/0", "global/1"), tuple(f"local/{v}" for v in range(spec.local_crops))
+    groups = [_Group(two, spec.global_px, spec.global_scale, (first, second), (0.0, spec.solarise))]
+    if many:
+        none = (0.0,) * len(many)
+        groups.append(_Group(many, spec.local_px, spec.local_scale, (local,) * len(many), none))
+    return tuple(_crops(pictures, positions, key, group, spec) for group in groups)
 
 
 def _draws(key: Key, names: Sequence[str], positions: NDArray[np.int64], what: str, count: int) -> NDArray[np.float64]:
@@ -57,28 +63,38 @@ def _draws(key: Key, names: Sequence[str], positions: NDArray[np.int64], what: s
     return np.concatenate([uniforms(key, f"view/{name}/{what}", positions, count) for name in names])
 
 
-def _crops(
-    pictures: Sequence[Image.Image],
-    positions: NDArray[np.int64],
-    key: Key,
-    px: int,
-    scale: tuple[float, float],
-    names: Sequence[str],
-    flip: float,
-) -> Tensor:
-    """(V B, 3, px, px) floats in [0, 1]: random resized crops, bicubic, mirrored at rate `flip`."""
-    sizes = np.array([picture.size for picture in pictures] * len(names), dtype=np.float64)
-    draws = _draws(key, names, positions, "crop", 2 * _TRIES + 3)
-    boxes = crop_boxes(sizes, scale, draws)
-    out = np.empty((len(boxes), px, px, 3), dtype=np.uint8)
-    for row, (left, top, width, height) in enumerate(boxes.tolist()):
-        picture = pictures[row % len(pictures)]
-        box = (left, top, left + width, top + height)
-        out[row] = np.asarray(picture.resize((px, px), Image.Resampling.BICUBIC, box=box))
-    mirrored = draws[:, -1] < flip
-    out[mirrored] = out[mirrored, :, ::-1]
-    # Channel by channel in memory, as the photometric changes go through them.
-    return torch.from_numpy(out).permute(0, 3, 1, 2).contiguous().float().div_(255)
+def _crops(images: Sequence[Pixels], positions: NDArray[np.int64], key: Key, group: _Group, spec: ViewsSpec) -> Tensor:
+    """(V B, 3, P, P): random resized crops, mirrored, changed and normalised."""
+    px = group.px
+    where = _draws(key, group.names, positions, "crop", 2 * _TRIES + 3)
+    sizes = np.array([image.shape[1::-1] for image in images] * len(group.names), dtype=np.float64)
+    boxes, mirrored = crop_boxes(sizes, group.scale, where).tolist(), (where[:, -1] < spec.flip).tolist()
+    changes = _Changes.drawn(_draws(key, group.names, positions, "colour", 14), group, len(images), spec)
+    cut = torch.empty(len(boxes), px, px, 3, dtype=torch.uint8)
+    for image, pixels in enumerate(images):  # all of one image while it is in the cache
+        for row in range(image, len(boxes), len(images)):
+            cut[row].copy_(_resized(pixels, boxes[row], px, mirrored[row]))
+    out = torch.from_numpy(
+        np.empty((len(boxes), 3, px, px), dtype=np.float32)
+    )  # numpy asks for huge pages: 4 times faster
+    most = BLOCK // px**2 if px < ALONE else 1
+    for start in range(0, len(out), most):
+        rows = slice(start, start + most)
+        block = torch.empty(len(cut[rows]), 3, px, px).copy_(cut[rows].permute(0, 3, 1, 2))
+        changes.of(rows).apply(block)
+        torch.mul(block, _SCALE, out=out[rows]).sub_(_SHIFT)
+    return out
+
+
+def _resized(image: Pixels, box: tuple[int, int, int, int], px: int, mirrored: bool) -> Tensor:
+    """(px, px, 3) bytes of one box: bicubic with antialiasing, as Pillow's but for its last bit."""
+    left, top, width, height = box
+    lines = image.reshape(len(image), -1)[
+        top : top + height, 3 * left : 3 * (left + width)
+    ]  # whole lines are copied fast
+    planes = torch.from_numpy(lines.copy()).view(1, height, width, 3).permute(0, 3, 1, 2)
+    small = torch.nn.functional.interpolate(planes, (px, px), mode="bicubic", antialias=True)
+    return (small.flip(3) if mirrored else small)[0].permute(1, 2, 0)
 
 
 def crop_boxes(sizes: NDArray[np.float64], scale: tuple[float, float], draws: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -107,101 +123,81 @@ def crop_boxes(sizes: NDArray[np.float64], scale: tuple[float, float], draws: ND
     return np.stack([left, top, w, h], 1).astype(np.int64)
 
 
-def _photometric(
-    images: Tensor,
-    draws: NDArray[np.float64],
-    spec: ViewsSpec,
-    blur: NDArray[np.float64],
-    solarise: NDArray[np.float64],
-) -> Tensor:
-    """Colour jitter, grey, blur, solarise, each on the rows that drew it. `draws`: (rows, 14) uniforms."""
-    images = jitter(images, draws[:, :9], spec.jitter)
-    grey = _rows(draws[:, 9] < spec.grey)
-    images[grey] = _luma(images[grey]).expand(-1, 3, -1, -1)
-    blurred = _rows(draws[:, 10] < blur)
-    low, high = spec.blur_sigma
-    images[blurred] = gaussian_blur(
-        images[blurred], torch.from_numpy(low + (high - low) * draws[blurred.numpy(), 11]).float()
-    )
-    solarised = _rows(draws[:, 12] < solarise)
-    picked = images[solarised]
-    images[solarised] = torch.where(picked >= 128 / 255, 1 - picked, picked)
-    return images
+class _Changes(NamedTuple):
+    """What each of a number of crops has drawn."""
+
+    order: NDArray[np.int64]  # (rows, 4), see `jitter`
+    factors: NDArray[np.float32]  # (rows, 3 and more)
+    grey: NDArray[np.bool_]  # (rows,)
+    blur: NDArray[np.bool_]
+    kernels: NDArray[np.float32]  # (rows, RADIUS + 1)
+    solarise: NDArray[np.bool_]
+
+    @classmethod
+    def drawn(cls, draws: NDArray[np.float64], group: _Group, size: int, spec: ViewsSpec) -> "_Changes":
+        """`draws`: (rows, 14) uniforms; `size`: images."""
+        low, high = spec.blur_sigma
+        order, factors = jitter_draws(draws[:, :9], spec.jitter)
+        return cls(
+            order,
+            factors,
+            draws[:, 9] < spec.grey,
+            draws[:, 10] < np.repeat(group.blur, size),
+            photometric.kernels(low + (high - low) * draws[:, 11]),
+            draws[:, 12] < np.repeat(group.solarise, size),
+        )
+
+    def of(self, rows: slice) -> "_Changes":
+        order, factors, grey, blur, kernels, solarise = self
+        return _Changes(order[rows], factors[rows], grey[rows], blur[rows], kernels[rows], solarise[rows])
+
+    def apply(self, images: Tensor) -> None:
+        jitter(images, self.order, self.factors)
+        _on(images, self.grey, lambda chosen, _: photometric.grey(chosen))
+        _on(images, self.blur, lambda chosen, some: photometric.blur(chosen, self.kernels[some]))
+        _on(images, self.solarise, lambda chosen, _: photometric.solarise(chosen))
 
 
-def _rows(chosen: NDArray[np.bool_]) -> Tensor:
-    return torch.from_numpy(np.flatnonzero(chosen))
+def _on(images: Tensor, chosen: NDArray[np.bool_], change: Callable[[Tensor, NDArray[np.int64]], Tensor]) -> None:
+    """Change the chosen rows in place; `change` is told which they are."""
+    some = np.flatnonzero(chosen)
+    if len(some) == len(images):
+        change(images, some)
+    elif len(some):
+        rows = torch.from_numpy(some).to(images.device)
+        images.index_copy_(0, rows, change(images.index_select(0, rows), some))
 
 
-def jitter(images: Tensor, draws: NDArray[np.float64], spec: ColourJitter) -> Tensor:
-    """Brightness, contrast, saturation and hue in an order that each row draws, as torchvision's ColorJitter.
+def jitter_draws(draws: NDArray[np.float64], spec: ColourJitter) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Order (rows, 4) and factors (rows, 3 and more) of torchvision's ColorJitter, for `jitter`.
 
     `draws`: (rows, 9) uniforms: whether, four factors, four keys whose ranking is the order.
     """
-    strengths = (spec.brightness, spec.contrast, spec.saturation, spec.hue)
-    operations = (_brightness, _contrast, _saturation, _hue)
-    applied = draws[:, 0] < spec.probability
+    strengths = np.array([spec.brightness, spec.contrast, spec.saturation, spec.hue])
+    low, high = np.maximum(0, 1 - strengths[:3]), 1 + strengths[:3]
+    turns = 6 * spec.hue * (2 * draws[:, 4] - 1)  # sixths of the circle
+    factors = np.concatenate([low + (high - low) * draws[:, 1:4], photometric.hue_weights(turns)], 1)
     order = np.argsort(draws[:, 5:9], axis=1)
-    for turn in range(4):
-        for which, (operation, strength) in enumerate(zip(operations, strengths, strict=True)):
-            rows = _rows(applied & (order[:, turn] == which))
-            if strength and len(rows):
-                low, high = (-strength, strength) if operation is _hue else (max(0.0, 1 - strength), 1 + strength)
-                factor = torch.from_numpy(low + (high - low) * draws[rows.numpy(), 1 + which]).float().view(-1, 1, 1, 1)
-                images[rows] = operation(images[rows], factor)
-    return images
+    skipped = (draws[:, :1] >= spec.probability) | (strengths[order] == 0)
+    return np.where(skipped, -1, order), factors.astype(np.float32)
 
 
-def _brightness(images: Tensor, factor: Tensor) -> Tensor:
-    return (images * factor).clamp_(0, 1)
+def jitter(images: Tensor, order: NDArray[np.int64], factors: NDArray[np.float32]) -> None:
+    """Brightness (0), contrast (1), saturation (2) and hue (3), in place, in each row's order; -1 stands for nothing."""
+    for turn in order.T:
+        for which in sorted(set(turn.tolist()) - {-1}):
+            its = factors[:, 3:] if which == 3 else factors[:, which : which + 1]
+            _on(images, turn == which, partial(_adjust, _OPERATIONS[which], its))
 
 
-def _contrast(images: Tensor, factor: Tensor) -> Tensor:
-    return torch.lerp(_luma(images).mean((2, 3), keepdim=True), images, factor).clamp_(0, 1)
+_OPERATIONS = (photometric.brightness, photometric.contrast, photometric.saturation, photometric.hue)
 
 
-def _saturation(images: Tensor, factor: Tensor) -> Tensor:
-    return torch.lerp(_luma(images), images, factor).clamp_(0, 1)
-
-
-def _luma(images: Tensor) -> Tensor:
-    """(rows, 1, P, P) grey by ITU-R 601, as Pillow and torchvision."""
-    red, green, blue = images.unbind(1)
-    return (0.299 * red).add_(green, alpha=0.587).add_(blue, alpha=0.114)[:, None]
-
-
-def _hue(images: Tensor, factor: Tensor) -> Tensor:
-    """Turn the hue by `factor` of a full circle; saturation and value stay (HSV, as torchvision)."""
-    value, chroma, hue = _value_chroma_hue(images)
-    turned = hue + factor[:, 0] * 6
-    turned -= 6 * torch.floor(turned / 6)
-    # The closed form of HSV to RGB: how much of the chroma each channel has, hue in sixths.
-    shares = (turned - 3).abs_() - 1, 2 - (turned - 2).abs_(), 2 - (turned - 4).abs_()
-    return torch.stack([torch.addcmul(value - chroma, chroma, share.clamp_(0, 1)) for share in shares], 1)
-
-
-def _value_chroma_hue(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """HSV's value, chroma (value x saturation) and hue in sixths of a circle, -1 to 5; each (rows, P, P)."""
-    red, green, blue = images.unbind(1)
-    value = torch.maximum(torch.maximum(red, green), blue)
-    chroma = value - torch.minimum(torch.minimum(red, green), blue)
-    safe = chroma.clamp_min(1e-12)
-    # Blends by 0 or 1 stand for branches: those, different from pixel to pixel, are what a processor is slow at.
-    hue = torch.lerp((red - green) / safe + 4, (blue - red) / safe + 2, (value == green).float())
-    return value, chroma, hue.lerp_((green - blue) / safe, (value == red).float())
-
-
-def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
-    """Each image blurred with its own sigma (pixels), kernel of 9, reflected at the border; as products with matrices."""
-    px = images.shape[-1]
-    offsets = torch.arange(-4, 5)
-    kernel = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)
-    kernel = kernel / kernel.sum(1, keepdim=True)  # (rows, 9)
-    targets = (torch.arange(px)[:, None] + offsets).abs()
-    targets = torch.where(targets >= px, 2 * (px - 1) - targets, targets).clamp_min_(0)  # (px, 9) reflected
-    matrix = torch.zeros(len(images), px, px)
-    matrix.scatter_add_(2, targets.expand(len(images), -1, -1), kernel[:, None].expand(-1, px, -1))
-    return matrix[:, None] @ images @ matrix[:, None].transpose(2, 3)
+def _adjust(
+    operation: Callable[..., Tensor], factors: NDArray[np.float32], chosen: Tensor, some: NDArray[np.int64]
+) -> Tensor:
+    columns = torch.from_numpy(factors[some]).to(chosen.device)
+    return operation(chosen, *columns[..., None, None, None].unbind(1))
 
 
 def block_masks(step: int, crops: int, grid: int, key: Key, spec: Masks) -> Tensor:

@@ -24,7 +24,7 @@ def draw_views(spec: RunSpec, pictures: Pictures, folder: Path) -> None:
         return
     key = Key(spec.seed, spec.replicate)
     positions = np.arange(min(_IMAGES, spec.optim.batch))
-    chosen = [pictures[index] for index in Order(len(pictures), key)(positions).tolist()]
+    chosen = [pictures.pixels(index) for index in Order(len(pictures), key)(positions).tolist()]
     crops = views(chosen, positions, key, spec.views)
     rows = [[crop for group in crops for crop in group[image :: len(chosen)]] for image in range(len(chosen))]
     sheet = contact_sheet(rows)

@@ -102,7 +102,7 @@ def train(
 def make_batch(step: int, pictures: Pictures, order: Order, spec: RunSpec, key: Key, device: torch.device) -> Batch:
     """The views and masks of one step; a function of the step alone."""
     positions = np.arange(step * spec.optim.batch, (step + 1) * spec.optim.batch)
-    crops = views([pictures[index] for index in order(positions).tolist()], positions, key, spec.views)
+    crops = views([pictures.pixels(index) for index in order(positions).tolist()], positions, key, spec.views)
     grid = spec.views.global_px // spec.model.patch
     masks = block_masks(step, 2 * spec.optim.batch, grid, key, spec.objective.ibot.masks)
     return Batch(tuple(crop.to(device, non_blocking=True) for crop in crops), masks.to(device))

@@ -58,7 +58,7 @@ def test_passes_replicates_and_seeds_are_shuffled_differently():
 
 def test_pictures_are_decoded_once_within_the_budget_and_each_time_beyond_it():
     source = Flat()
-    pictures = Pictures(source, [7, 2, 5], budget=2 * 8 * 6 * 4)
+    pictures = Pictures(source, [7, 2, 5], budget=2 * 8 * 6 * 3)
     for _ in range(2):
         assert [pictures[row].getpixel((0, 0))[0] for row in range(3)] == [7, 2, 5]
     assert source.reads == [7, 2, 5, 5]

@@ -5,15 +5,18 @@ import math
 import numpy as np
 import pytest
 import torch
+import torchvision.transforms.v2 as v2
 import torchvision.transforms.v2.functional as tv
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 from scipy import stats
 from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 
-from dinov2lab.data.views import MEAN, STD, block_mask, block_masks, crop_boxes, gaussian_blur, jitter, views
+from dinov2lab.data import photometric
+from dinov2lab.data.views import MEAN, STD, Pixels, block_mask, block_masks, crop_boxes, jitter, jitter_draws, views
 from dinov2lab.draws import Key, uniforms
 from dinov2lab.spec.run import ColourJitter, Masks, ViewsSpec
 
@@ -30,9 +33,16 @@ def noise(count: int, px: int = 16, seed: int = 0) -> Tensor:
     return torch.randint(0, 256, (count, 3, px, px), generator=generator) / 255
 
 
-def pictures(count: int, size: tuple[int, int] = (24, 20)) -> list[Image.Image]:
+def pictures(count: int, size: tuple[int, int] = (24, 20)) -> list[Pixels]:
     rng = np.random.default_rng(0)
-    return [Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)) for _ in range(count)]
+    return [rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8) for _ in range(count)]
+
+
+def jittered(crops: Tensor, draws: NDArray[np.float64], spec: ColourJitter) -> Tensor:
+    """Of floats in [0, 1]."""
+    images = crops * 255
+    jitter(images, *jitter_draws(draws, spec))
+    return images / 255
 
 
 def seen(spec: ViewsSpec, count: int = SOME, key: Key = KEY) -> list[Tensor]:
@@ -95,21 +105,21 @@ def test_where_no_try_fits_the_crop_is_central_as_in_torchvision(size, box):
     assert tuple(crop_boxes(np.array([size], float), (1.0, 1.0), uniforms(KEY, "boxes", [0], 23))[0]) == box
 
 
-def test_crops_are_cut_and_resized_bicubically():
-    """Within a crop as torchvision; at its border Pillow sees a little of what lies beyond."""
-    size, px = (64, 64), 16
+@pytest.mark.parametrize(("px", "size"), [(16, (64, 64)), (98, (120, 90))])
+def test_crops_are_cut_and_resized_bicubically(px, size):
+    """As torchvision does it to a decoded image, but for the last bit."""
     shown = pictures(4, size)
     found = views(shown, np.arange(4), KEY, plain(global_px=px, global_scale=(0.3, 0.5)))[0] * STD + MEAN
     draws = np.concatenate([uniforms(KEY, f"view/{name}/crop", np.arange(4), 23) for name in ("global/0", "global/1")])
-    boxes = crop_boxes(np.full((8, 2), 64.0), (0.3, 0.5), draws).tolist()
+    boxes = crop_boxes(np.tile(np.array(size, float), (8, 1)), (0.3, 0.5), draws).tolist()
     for row, (left, top, w, h) in enumerate(boxes):
-        expected = tv.resized_crop(shown[row % 4], top, left, h, w, [px, px], tv.InterpolationMode.BICUBIC)
-        expected = tv.to_dtype(tv.pil_to_tensor(expected), torch.float32, scale=True)
-        torch.testing.assert_close(found[row, :, 2:-2, 2:-2], expected[:, 2:-2, 2:-2], rtol=0, atol=1.5 / 255)
+        image = tv.to_image(shown[row % 4])
+        expected = tv.resized_crop(image, top, left, h, w, [px, px], tv.InterpolationMode.BICUBIC, antialias=True)
+        torch.testing.assert_close(found[row], expected / 255, rtol=0, atol=1.5 / 255)
 
 
 def test_views_are_normalised_and_stand_view_by_view():
-    white = [Image.new("RGB", (20, 20), "white"), Image.new("RGB", (20, 20), "black")]
+    white = [np.full((20, 20, 3), 255, np.uint8), np.zeros((20, 20, 3), np.uint8)]
     crops = views(white, np.arange(2), KEY, plain(solarise=0))
     assert [tuple(group.shape) for group in crops] == [(4, 3, 16, 16), (4, 3, 8, 8)]
     for group in crops:
@@ -152,7 +162,7 @@ def test_each_operation_of_the_jitter_is_torchvisions(strength, which, low, high
     crops = noise(20)
     crops[0] = 0.5  # no hue to turn
     crops[1], crops[2] = 0.0, 1.0
-    ours = jitter(crops.clone(), draws, only)
+    ours = jittered(crops, draws, only)
     for row in range(20):
         factor = low + (high - low) * draws[row, 1 + which]
         torch.testing.assert_close(ours[row], reference(crops[row], factor), rtol=0, atol=ROUNDING)
@@ -162,7 +172,7 @@ def test_the_jitter_applies_its_operations_in_the_order_that_a_row_draws():
     spec = ColourJitter(probability=1)
     draws = uniforms(KEY, "jitter", np.arange(40), 9)
     crops = noise(40)
-    ours = jitter(crops.clone(), draws, spec)
+    ours = jittered(crops, draws, spec)
     operations = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
     ends = ((0.6, 1.4), (0.6, 1.4), (0.8, 1.2), (-0.1, 0.1))
     orders = set()
@@ -202,17 +212,44 @@ def test_solarise_inverts_bright_pixels_of_second_global_crops_alone():
 
 @pytest.mark.parametrize("px", [8, 16, 33])
 def test_blur_is_torchvisions_with_a_kernel_of_9(px):
-    sigma = torch.tensor([0.1, 0.5, 1.0, 2.0])
-    ours = gaussian_blur(noise(4, px), sigma)
-    for row in range(4):
-        expected = tv.gaussian_blur(noise(4, px)[row], [9, 9], [float(sigma[row])] * 2)
-        torch.testing.assert_close(ours[row], expected, rtol=0, atol=1e-5)
+    """But for weights that no 8-bit value shows."""
+    sigma = np.array([0.1, 0.5, 1.0, 2.0, 0.3, 0.7])
+    ours = photometric.blur(noise(6, px) * 255, photometric.kernels(sigma)) / 255
+    for row in range(6):
+        expected = tv.gaussian_blur(noise(6, px)[row], [9, 9], [float(sigma[row])] * 2)
+        torch.testing.assert_close(ours[row], expected, rtol=0, atol=0.25 / 255)
+        if sigma[row] > 1.1:
+            torch.testing.assert_close(ours[row], expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("px", [1, 2, 4])
 def test_blur_keeps_grey_grey_on_crops_smaller_than_its_kernel(px):
-    grey = torch.full((2, 3, px, px), 0.3)
-    torch.testing.assert_close(gaussian_blur(grey, torch.tensor([1.0, 2.0])), grey)
+    blurred = photometric.blur(torch.full((2, 3, px, px), 80.0), photometric.kernels(np.array([1.0, 2.0])))
+    torch.testing.assert_close(blurred, torch.full((2, 3, px, px), 80.0))
+
+
+def test_what_a_row_becomes_does_not_depend_on_the_rows_beside_it():
+    spec = ColourJitter(probability=0.8, hue=0.3)
+    images, kernels = noise(30) * 255, photometric.kernels(np.linspace(0.1, 2, 30))
+    draws = jitter_draws(uniforms(KEY, "jitter", np.arange(30), 9), spec)
+    together, alone = images.clone(), images.clone()
+    jitter(together, *draws)
+    photometric.blur(together, kernels)
+    for row in range(30):
+        jitter(alone[row : row + 1], *(part[row : row + 1] for part in draws))
+        photometric.blur(alone[row : row + 1], kernels[row : row + 1])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("strength", [0.1, 0.25, 0.5])
+def test_hue_turns_by_any_angle_as_torchvisions(strength):
+    spec = ColourJitter(probability=1, brightness=0, contrast=0, saturation=0, hue=strength)
+    draws = uniforms(KEY, "hue", np.arange(60), 9)
+    draws[:2, 4] = 0.0, 1.0  # the ends
+    ours = jittered(noise(60), draws, spec)
+    for row in range(60):
+        expected = tv.adjust_hue(noise(60)[row], strength * (2 * draws[row, 4] - 1))
+        torch.testing.assert_close(ours[row], expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -223,6 +260,39 @@ def test_blur_has_the_rates_of_its_mode(mode, rates):
     touched = changed(sharp[0], blurred[0])
     for share, rate in zip((touched[:SOME], touched[SOME:], changed(sharp[1], blurred[1])), rates, strict=True):
         assert within(share, rate)
+
+
+@pytest.mark.parametrize(("view", "blurred", "solarised"), [(0, 1.0, 0.0), (1, 0.1, 0.2)])
+def test_thousands_of_draws_have_the_statistics_of_torchvisions_transforms(view, blurred, solarised):
+    count, px = 1000, 24
+    haze = np.random.default_rng(0).normal(0, 0.005, (2, count))  # rows that nothing changed are equal but for rounding
+    picture = Image.fromarray(pictures(1, (6, 6))[0]).resize((px, px), Image.Resampling.BICUBIC)
+    spec = ViewsSpec(global_px=px, global_scale=(1.0, 1.0), local_crops=0, blur="intended")  # the whole image
+    ours = views([np.asarray(picture)] * count, np.arange(count), KEY, spec)[0].view(2, count, 3, px, px)[view]
+    torch.manual_seed(0)
+    transform = v2.Compose(
+        [
+            v2.RandomHorizontalFlip(0.5),
+            v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.2, 0.1)], p=0.8),
+            v2.RandomGrayscale(0.2),
+            v2.RandomApply([v2.GaussianBlur(9, sigma=(0.1, 2.0))], p=blurred),
+            v2.RandomSolarize(128 / 255, p=solarised),
+            v2.Normalize(MEAN.flatten().tolist(), STD.flatten().tolist()),
+        ]
+    )
+    image = tv.to_dtype(tv.to_image(picture), torch.float32, scale=True)
+    theirs = torch.stack([transform(image) for _ in range(count)])
+    for of in (
+        lambda crops: crops.mean((1, 2, 3)),
+        lambda crops: crops.std((1, 2, 3)),
+        lambda crops: crops[:, 0].mean((1, 2)) - crops[:, 1].mean((1, 2)),
+        lambda crops: crops[:, 1].mean((1, 2)) - crops[:, 2].mean((1, 2)),
+        lambda crops: crops.diff(dim=2).abs().mean((1, 2, 3)),
+        lambda crops: crops.diff(dim=3).mean((1, 2, 3)),
+        lambda crops: crops.amax((1, 2, 3)),
+        lambda crops: crops[:, 2, 3, 5],
+    ):
+        assert stats.ks_2samp(of(ours).numpy() + haze[0], of(theirs).numpy() + haze[1]).pvalue > 1e-4
 
 
 # Keys
