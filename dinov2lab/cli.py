@@ -192,8 +192,9 @@ def search(
     from dinov2lab.data.source import Roots
 
     roots, (jobs, resources) = Roots(data_root, place.cache), commands.resources_for(jobs, device)
-    trials = searching.run_search(found, place, roots, jobs=jobs, resources=resources, storage=storage)
-    searching.show_search(found, trials, reports / found.name, as_json)
+    report = reports / found.name
+    trials = searching.run_search(found, place, roots, report, jobs=jobs, resources=resources, storage=storage)
+    searching.show_search(found, trials, report, as_json)
     raise typer.Exit(int(not any(trial.state == "complete" for trial in trials)))
 
 
@@ -304,11 +305,15 @@ def sync(
 ) -> None:
     """Bring MLflow up to what is on disk. Doing it twice adds nothing."""
     from dinov2lab import commands
-    from dinov2lab.lab import tracking
+    from dinov2lab.lab import search_mirror, tracking
     from dinov2lab.store.folders import Workspace
 
     place = Workspace(workspace)
-    tracking.sync(commands.find_study(study, place) if study else None, place, reports)
+    searches = search_mirror.stored(place, study)
+    if not (study and searches):
+        tracking.sync(commands.find_study(study, place) if study else None, place, reports)
+    for each in searches:
+        search_mirror.sync(each, place, reports / each.name)
 
 
 @app.command()

@@ -1,5 +1,7 @@
 """What `dinov2lab search` does and shows. Optuna, torch and their like are imported only where they are needed."""
 
+import math
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from dinov2lab.data.source import Roots
 
 SHOWN = 5  # trials
+PUBLISH_SECONDS = 60.0  # between two reports while trials end
 
 
 def find_search(name: str, overrides: Sequence[str]) -> SearchSpec:
@@ -25,23 +28,45 @@ def find_search(name: str, overrides: Sequence[str]) -> SearchSpec:
 
 
 def run_search(
-    search: SearchSpec, workspace: Workspace, roots: "Roots", *, jobs: int, resources: Resources, storage: str | None
+    search: SearchSpec,
+    workspace: Workspace,
+    roots: "Roots",
+    report: Path,
+    *,
+    jobs: int,
+    resources: Resources,
+    storage: str | None,
 ) -> tuple[Trial, ...]:
-    """Work on a search until it has ended; returns its trials. What has ended is told at once."""
+    """Work on a search until it has ended; returns its trials. Report and MLflow follow."""
     from dinov2lab.lab import search as lab
+    from dinov2lab.lab import search_mirror
+    from dinov2lab.report.search import write_search_report
 
     folder = workspace.search(search.name)
-    known = {trial.number for trial in read_trials(folder) if trial.state != "running"}
+    known, last = {trial.number for trial in _ended(folder)}, -math.inf
+
+    def publish() -> str | None:
+        write_search_report(search, workspace, report)
+        return search_mirror.try_sync(search, workspace, report)
 
     def follow() -> None:
-        trials = read_trials(folder)
-        for trial in trials:
-            if trial.state != "running" and trial.number not in known:
-                known.add(trial.number)
-                note(trial_text(search, trial, trials))
+        nonlocal last
+        fresh = [trial for trial in _ended(folder) if trial.number not in known]
+        for trial in fresh:
+            known.add(trial.number)
+            note(trial_text(search, trial, read_trials(folder)))
+        if fresh and time.monotonic() - last > PUBLISH_SECONDS:
+            publish()
+            last = time.monotonic()
 
     lab.run_search(search, workspace, roots, jobs=jobs, resources=resources, storage=storage, on_change=follow)
+    if late := publish():
+        note(f"MLflow is behind, `dinov2lab sync` completes it: {late}")
     return read_trials(folder)
+
+
+def _ended(folder: Path) -> list[Trial]:
+    return [trial for trial in read_trials(folder) if trial.state != "running"]
 
 
 def trial_text(search: SearchSpec, trial: Trial, trials: Sequence[Trial]) -> str:
@@ -72,3 +97,7 @@ def show_search(search: SearchSpec, trials: Sequence[Trial], report: Path, as_js
     table(("trial", *search.metrics, "point"), lines, right=("trial", *search.metrics))
     counts = Counter(trial.state for trial in trials)
     say(f"{plural(len(trials), 'trial')}: {', '.join(f'{count} {state}' for state, count in sorted(counts.items()))}")
+    say(
+        "unconfirmed: the best of many looks better than it is; --confirm K trains the best K and the base with fresh seeds"
+    )
+    say(f"report  {report / 'index.html'}")

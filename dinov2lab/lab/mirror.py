@@ -55,14 +55,19 @@ def _began(folder: RunFolder) -> int | None:
     return int(json.loads(line)["time"]) if line.endswith(b"\n") else None
 
 
-def mirror_run(target: Target, study: str, parent: str, cell: Cell, workspace: Workspace) -> State | None:
-    """Bring MLflow's child run of one cell up to what is on disk; its end is told last. None where the run waits."""
+def mirror_run(
+    target: Target, study: str, parent: str, cell: Cell, workspace: Workspace, also: Mapping[str, str] | None = None
+) -> State | None:
+    """Bring MLflow's child run of one cell up to what is on disk; its end is told last. None where the run waits.
+
+    `also` are tags that the caller has of its own.
+    """
     folder = workspace.run(cell.run)
     seen = observe(folder)
     if seen is None:
         return None
     target.in_time()
-    tags = _tags(study, parent, cell, seen)
+    tags = _tags(study, parent, cell, seen) | dict(also or {})
     name = f"{cell.arm} · seed {cell.seed}"
     run = _find(target, cell.run, seen)
     if run is None:

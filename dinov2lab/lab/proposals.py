@@ -6,6 +6,7 @@ that was killed draws what it would have drawn.
 
 import hashlib
 import json
+import os
 import warnings
 from contextlib import ExitStack
 from pathlib import Path
@@ -36,6 +37,33 @@ class _FileLock(JournalFileOpenLock):
 
     def release(self) -> None:
         self._held.close()
+
+
+class Journal(JournalFileBackend):
+    """An append-only file that is written through to the disk once a turn (`settle`), not at every word of it.
+
+    What a crash of the machine takes away is asked and told again, in the same words, and the runs have their results.
+    """
+
+    def __init__(self, file: Path, lock: Path) -> None:
+        self._file, self._turn = file, _FileLock(lock)
+        super().__init__(str(file), lock_obj=self._turn)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        self._turn.acquire()
+        try:
+            with self._file.open("ab", buffering=0) as file:
+                file.write(lines.encode())
+        finally:
+            self._turn.release()
+
+
+def settle(folder: Path) -> None:
+    """See to it that what was told to the journal in `folder` is on the disk, where there is one."""
+    if (file := folder / "journal.log").exists():
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
 
 
 def open_study(search: SearchSpec, folder: Path, url: str | None) -> optuna.Study:
@@ -70,14 +98,14 @@ def open_study(search: SearchSpec, folder: Path, url: str | None) -> optuna.Stud
 
 
 def journal(folder: Path) -> JournalStorage:
-    """An append-only file. A line that a kill cut short is dropped, as long as nobody else has the journal open."""
+    """A journal without the line that a kill cut short."""
     file, lock = folder / "journal.log", folder / "journal.lock"
     folder.mkdir(parents=True, exist_ok=True)
     with atomic.locked(lock):
         if file.exists() and (text := file.read_bytes()) and not text.endswith(b"\n"):
             with file.open("r+b") as opened:
                 opened.truncate(text.rfind(b"\n") + 1)
-    return JournalStorage(JournalFileBackend(str(file), lock_obj=_FileLock(lock)))
+    return JournalStorage(Journal(file, lock))
 
 
 def _refuse_other_storage(folder: Path, url: str | None) -> None:

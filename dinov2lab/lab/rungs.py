@@ -9,21 +9,8 @@ import zlib
 from collections.abc import Mapping, Sequence
 from math import ceil
 
-from dinov2lab.spec.cost import images_of_run
 from dinov2lab.spec.search import SearchSpec
 from dinov2lab.store.trials import Trial
-
-
-def rungs(search: SearchSpec) -> tuple[int, ...]:
-    """Images at which runs are compared, all of them before the end."""
-    if not search.rungs:
-        return ()
-    found, last = [], images_of_run(search.base)
-    at = search.pruner.first or search.base.evaluation.every
-    while at < last:
-        found.append(at)
-        at *= search.pruner.reduction
-    return tuple(found)
 
 
 def reached(trial: Trial, levels: Sequence[int]) -> dict[int, float]:
@@ -38,7 +25,7 @@ def reached(trial: Trial, levels: Sequence[int]) -> dict[int, float]:
 
 def bracket(search: SearchSpec, number: int) -> int:
     """The rung at which trial `number` begins to be halved, drawn by its number in Hyperband's proportions."""
-    count = len(rungs(search)) if search.pruner.kind == "hyperband" else 1
+    count = len(search.levels) if search.pruner.kind == "hyperband" else 1
     shares = [ceil(count * search.pruner.reduction ** (count - 1 - place) / (count - place)) for place in range(count)]
     drawn = zlib.crc32(f"{search.name}/{number}".encode()) % max(1, sum(shares))
     for place, share in enumerate(shares):
@@ -53,7 +40,7 @@ def stops_at(trial: Trial, trials: Mapping[int, Trial], search: SearchSpec) -> i
 
     A promoted trial has passed the rungs of its parent.
     """
-    levels, first = rungs(search), bracket(search, _root(trial, trials))
+    levels, first = search.levels, bracket(search, _root(trial, trials))
     passed = max(reached(trials[trial.parent], levels), default=-1) if trial.parent is not None else -1
     for place, value in sorted(reached(trial, levels).items()):
         if place >= first and place > passed and value not in _best(trial, place, trials, search, at_least=1):
@@ -63,7 +50,7 @@ def stops_at(trial: Trial, trials: Mapping[int, Trial], search: SearchSpec) -> i
 
 def promotable(trials: Mapping[int, Trial], search: SearchSpec) -> Trial | None:
     """A stopped trial that by now is among the best of its rung, the furthest first; None where there is none."""
-    levels = rungs(search)
+    levels = search.levels
     going = {run for trial in trials.values() if trial.state != "pruned" for run in trial.runs}
     parents = {trial.parent for trial in trials.values()}
     stopped = [
@@ -79,7 +66,7 @@ def promotable(trials: Mapping[int, Trial], search: SearchSpec) -> Trial | None:
 
 def _best(trial: Trial, place: int, trials: Mapping[int, Trial], search: SearchSpec, *, at_least: int) -> list[float]:
     """The best values at a rung in the trial's bracket: one in `reduction` of the runs there, but `at_least` so many."""
-    own, levels = bracket(search, _root(trial, trials)), rungs(search)
+    own, levels = bracket(search, _root(trial, trials)), search.levels
     values = dict[tuple[str, ...], float]()
     for each in (*trials.values(), trial):
         if bracket(search, _root(each, trials)) == own and place in (seen := reached(each, levels)):

@@ -20,7 +20,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from dinov2lab.data.source import Roots, open_source
 from dinov2lab.lab.bench import Bench, LocalBench
-from dinov2lab.lab.proposals import encoded, open_study, sampler, size, suggest
+from dinov2lab.lab.importances import write_importances
+from dinov2lab.lab.proposals import encoded, open_study, sampler, settle, size, suggest
 from dinov2lab.lab.rungs import promotable, stops_at
 from dinov2lab.lab.trials import collapse, measured, points_asked, record_of, spent, within_budget
 from dinov2lab.spec.resources import Resources
@@ -56,6 +57,7 @@ def run_search(
         while desk.turn():
             on_change()
             time.sleep(POLL)
+        desk.conclude()
     finally:
         bench.dismiss()
         desk.leave()
@@ -111,7 +113,12 @@ class Desk:
                 changed.append(True)
             if any(changed):
                 self._write()
+                settle(self._folder)
             return bool(self._tasks or self._in_state(TrialState.RUNNING))
+
+    def conclude(self) -> None:
+        """Say what mattered."""
+        write_importances(self._study, self._search, self._folder)
 
     def leave(self) -> None:
         """Let others have the trials that are under way."""

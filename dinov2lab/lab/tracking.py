@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from dinov2lab.lab.mirror import State, mirror_report, mirror_run
 from dinov2lab.lab.sending import Target, TrackingError, cut
+from dinov2lab.spec.search import SearchSpec
 from dinov2lab.spec.study import Study, expand
 from dinov2lab.store import atomic
 from dinov2lab.store.folders import Workspace
@@ -49,8 +50,8 @@ def prepare(study: Study, workspace: Workspace) -> None:
 
     Raises TrackingError.
     """
-    with _mirroring(workspace, wait=True) as target:
-        _open_study(target, study, workspace)
+    with mirroring(workspace, wait=True) as target:
+        open_parent(target, study, workspace)
 
 
 def sync(study: Study | None, workspace: Workspace, reports: Path) -> None:
@@ -69,7 +70,7 @@ def try_sync(study: Study | None, workspace: Workspace, reports: Path, *, second
     try:
         _sync(study, workspace, reports, seconds=seconds, wait=False)
     except Exception as error:  # whatever MLflow and its libraries raise: a mirror never costs a run
-        return _line(error)
+        return line_of(error)
     return None
 
 
@@ -77,7 +78,7 @@ def _sync(study: Study | None, workspace: Workspace, reports: Path, *, seconds: 
     problems: list[str] = []
     studies = _stored(workspace, problems) if study is None else [study]
     if studies:
-        with _mirroring(workspace, wait=wait, seconds=seconds) as target:
+        with mirroring(workspace, wait=wait, seconds=seconds) as target:
             for one in studies:
                 problems += _mirror_study(target, one, workspace, reports)
     if problems:
@@ -90,12 +91,12 @@ def _stored(workspace: Workspace, problems: list[str]) -> list[Study]:
         try:
             studies.append(Study.model_validate_json(file.read_bytes()))
         except ValueError as error:
-            problems.append(f"{file}: {_line(error)}")
+            problems.append(f"{file}: {line_of(error)}")
     return studies
 
 
 @contextmanager
-def _mirroring(workspace: Workspace, *, wait: bool, seconds: float = math.inf) -> Iterator[Target]:
+def mirroring(workspace: Workspace, *, wait: bool, seconds: float = math.inf) -> Iterator[Target]:
     """The right to write to this workspace's MLflow, and the connection to it. Errors leave it as one line."""
     _set_environment()
     from mlflow.exceptions import MlflowException
@@ -109,7 +110,7 @@ def _mirroring(workspace: Workspace, *, wait: bool, seconds: float = math.inf) -
             client = _client(workspace)
             yield Target(client, experiment="", cursors=folder / "cursors", deadline=time.monotonic() + seconds)
     except (MlflowException, SQLAlchemyError, OSError) as error:  # requests' errors are OSErrors
-        raise TrackingError(f"MLflow at {_public(tracking_uri(workspace))}: {_line(error)}") from error
+        raise TrackingError(f"MLflow at {_public(tracking_uri(workspace))}: {line_of(error)}") from error
 
 
 def _set_environment() -> None:
@@ -137,18 +138,19 @@ def _create(database: Path, artifacts: Path) -> None:
     SqlAlchemyStore(f"sqlite:///{database.resolve()}", artifacts.resolve().as_uri())
 
 
-def _open_study(target: Target, study: Study, workspace: Workspace) -> "Run":
-    """Point `target` at the experiment of `study`, and return its parent run."""
+def open_parent(target: Target, study: Study | SearchSpec, workspace: Workspace) -> "Run":
+    """Point `target` at the experiment of a study or a search, and return its parent run."""
+    kind = "study" if isinstance(study, Study) else "search"
     target.experiment = _experiment(target.client, study, workspace)
     target.runs = list(_search(target.client, target.experiment))
     for run in target.runs:
-        if run.data.tags.get("dinov2lab.kind") == "study" and run.data.tags.get("study") == study.name:
+        if run.data.tags.get("dinov2lab.kind") == kind and run.data.tags.get("study") == study.name:
             return run
-    tags = {"dinov2lab.kind": "study", "study": study.name, "mlflow.note.content": study.question}
+    tags = {"dinov2lab.kind": kind, "study": study.name, "mlflow.note.content": study.question}
     return target.client.create_run(target.experiment, tags=tags, run_name=study.name)
 
 
-def _experiment(client: "MlflowClient", study: Study, workspace: Workspace) -> str:
+def _experiment(client: "MlflowClient", study: Study | SearchSpec, workspace: Workspace) -> str:
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(study.name)
@@ -180,26 +182,26 @@ def _search(client: "MlflowClient", experiment: str) -> "Iterator[Run]":
 
 def _mirror_study(target: Target, study: Study, workspace: Workspace, reports: Path) -> list[str]:
     """Returns a line for each run, or report, whose files could not be read."""
-    parent = _open_study(target, study, workspace)
+    parent = open_parent(target, study, workspace)
     states: list[State | None] = []
     problems: list[str] = []
     for cell in expand(study):
-        with _noting(workspace.run(cell.run).path, problems):
+        with noting(workspace.run(cell.run).path, problems):
             states.append(mirror_run(target, study.name, parent.info.run_id, cell, workspace))
-    with _noting(reports / study.name, problems):
+    with noting(reports / study.name, problems):
         mirror_report(target, study, parent, states, reports / study.name)
     return problems
 
 
 @contextmanager
-def _noting(path: Path, problems: list[str]) -> Iterator[None]:
+def noting(path: Path, problems: list[str]) -> Iterator[None]:
     """One unreadable file keeps nothing else from being mirrored."""
     try:
         yield
     except TrackingError:
         raise
     except (ValueError, KeyError) as error:
-        problems.append(f"{path}: {_line(error)}")
+        problems.append(f"{path}: {line_of(error)}")
 
 
 def pages(workspace: Workspace, port: int) -> dict[str, str]:
@@ -211,10 +213,11 @@ def pages(workspace: Workspace, port: int) -> dict[str, str]:
     _set_environment()
     client = _client(workspace)
     addresses = {}
-    for file in sorted(workspace.studies.glob("*.json")):
-        if found := client.get_experiment_by_name(file.stem):
+    names = [file.stem for file in sorted(workspace.studies.glob("*.json"))]
+    for name in [*names, *(file.parent.name for file in sorted(workspace.searches.glob("*/search.json")))]:
+        if found := client.get_experiment_by_name(name):
             runs = f"#/experiments/{found.experiment_id}/runs?workflowType=machine_learning"
-            addresses[file.stem] = f"http://127.0.0.1:{port}/{runs}"
+            addresses[name] = f"http://127.0.0.1:{port}/{runs}"
     return addresses
 
 
@@ -269,7 +272,7 @@ def _stop(server: subprocess.Popen[bytes], seconds: float = 10) -> None:
         server.kill()
 
 
-def _line(error: BaseException) -> str:
+def line_of(error: BaseException) -> str:
     """What went wrong at the root of a network error, else the first line of what was said."""
     root = error
     while not isinstance(root, ValueError) and (root.__cause__ or root.__context__):

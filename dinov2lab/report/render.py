@@ -37,8 +37,8 @@ def write_report(study: Study, workspace: Workspace, out: Path, *, pool: bool = 
     results = tables.results_table(study, runs)
     atomic.write(out / "results.csv", lambda file: results.to_csv(file, index=False))
     pictures = _write_figures(study, view, out / "figures")
-    atomic.write_text(out / "report.md", _markdown().get_template("report.md.j2").render(view, pictures=pictures))
-    atomic.write_text(out / "index.html", _html().get_template("report.html.j2").render(view))
+    atomic.write_text(out / "report.md", markdown().get_template("report.md.j2").render(view, pictures=pictures))
+    atomic.write_text(out / "index.html", html().get_template("report.html.j2").render(view))
     rows = tuple(arm.judged.row for table in view["metrics"] for arm in table["arms"] if arm.judged)
     atomic.write_json(out / "verdict.json", [_plain(row) for row in rows])
     return Report(out / "index.html", rows, words.without_folders(" ".join(view["headline"])))
@@ -128,18 +128,23 @@ def _write_figures(study: Study, view: dict[str, Any], folder: Path) -> dict[str
             (f"{section}-{index + 1}", panel.title, figures.panel(panel, legend))
             for index, panel in enumerate(view[section])
         ]
-    style = Markup("<style>{}</style>").format(Markup((TEMPLATES / "colours.css").read_text()))
     for name, _, svg in (figure for section in drawn.values() for figure in section):
-        head, _, body = svg.partition(">")
-        atomic.write_text(folder / f"{name}.svg", f"{head}>{style}{body}\n")
+        write_svg(folder / f"{name}.svg", svg)
     return {section: [(f"figures/{name}.svg", text) for name, text, _ in found] for section, found in drawn.items()}
 
 
-def _html() -> jinja2.Environment:
+def write_svg(file: Path, svg: Markup) -> None:
+    """A figure as a file that stands alone."""
+    style = Markup("<style>{}</style>").format(Markup((TEMPLATES / "colours.css").read_text()))
+    head, _, body = svg.partition(">")
+    atomic.write_text(file, f"{head}>{style}{body}\n")
+
+
+def html() -> jinja2.Environment:
     return _environment(autoescape=True, finalize=lambda value: _unbroken(_portable(value)))
 
 
-def _markdown() -> jinja2.Environment:
+def markdown() -> jinja2.Environment:
     return _environment(
         autoescape=False,
         finalize=lambda value: value if isinstance(value, Markup) else str(_portable(value)).translate(MARKDOWN),

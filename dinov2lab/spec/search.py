@@ -115,6 +115,16 @@ class SearchSpec(Section):
     def rungs(self) -> bool:
         return self.pruner.kind in ("asha", "hyperband")
 
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Images at which runs are compared, all of them before the base's end; none without rungs."""
+        found, last = list[int](), images_of_run(self.base)
+        at = self.pruner.first or self.base.evaluation.every
+        while self.rungs and at < last:
+            found.append(at)
+            at *= self.pruner.reduction
+        return tuple(found)
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if len(set(self.seeds)) < len(self.seeds):

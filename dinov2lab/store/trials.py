@@ -59,9 +59,10 @@ def best_trials(search: SearchSpec, trials: Sequence[Trial]) -> list[Trial]:
         if trial.state == "complete" and trial.values:
             runs.setdefault(trial.runs, trial)
     scores = {trial.number: _scores(trial, signs) for trial in runs.values()}
-    if len(signs) == 1:
-        return sorted(runs.values(), key=lambda trial: -scores[trial.number][0])
-    return [trial for trial in runs.values() if not any(_beats(each, scores[trial.number]) for each in scores.values())]
+    front = [
+        trial for trial in runs.values() if not any(_beats(each, scores[trial.number]) for each in scores.values())
+    ]
+    return sorted(runs.values() if len(signs) == 1 else front, key=lambda trial: -scores[trial.number][0])
 
 
 def _scores(trial: Trial, signs: Sequence[int]) -> tuple[float, ...]:

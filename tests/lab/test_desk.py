@@ -14,7 +14,7 @@ from synthetic import Bench
 
 from dinov2lab.lab import proposals
 from dinov2lab.lab.proposals import StorageError, grid_points
-from dinov2lab.lab.rungs import bracket, promotable, rungs, stops_at
+from dinov2lab.lab.rungs import bracket, promotable, stops_at
 from dinov2lab.lab.search import Desk
 from dinov2lab.spec.run import RunSpec
 from dinov2lab.spec.search import SearchSpec, runs_at
@@ -63,7 +63,7 @@ def test_killed_at_any_write_the_search_ends_as_if_it_had_not_been(
     search = synthetic.search(budget={"trials": 7}, pruner=ASHA, sampler={"startup": 3}, enqueue=["base"])
     place = synthetic.workspace(tmp_path / "whole")
     whole = told(work(search, place, Bench(place, paced=True)))
-    append = proposals.JournalFileBackend.append_logs
+    append = proposals.Journal.append_logs
     writes, deadly = 0, 0
 
     def dies(self: Any, logs: Any) -> None:
@@ -75,7 +75,7 @@ def test_killed_at_any_write_the_search_ends_as_if_it_had_not_been(
             raise Killed
         append(self, logs)
 
-    monkeypatch.setattr(proposals.JournalFileBackend, "append_logs", dies)
+    monkeypatch.setattr(proposals.Journal, "append_logs", dies)
     place, deaths = synthetic.workspace(tmp_path / "killed"), 0
     dealt = random.Random(7)
     while True:
@@ -277,9 +277,9 @@ def test_a_grid_visits_each_point_once(tmp_path: Path) -> None:
 
 class TestRungs:
     def test_are_counted_in_images_before_the_end(self) -> None:
-        assert rungs(synthetic.search(pruner=ASHA)) == (3200, 6400)
-        assert rungs(synthetic.search(pruner={"kind": "hyperband"})) == (1600, 4800)
-        assert rungs(synthetic.search()) == ()
+        assert synthetic.search(pruner=ASHA).levels == (3200, 6400)
+        assert synthetic.search(pruner={"kind": "hyperband"}).levels == (1600, 4800)
+        assert synthetic.search().levels == ()
 
     @settings(max_examples=60, deadline=None)
     @given(
@@ -294,7 +294,7 @@ class TestRungs:
         direction = "maximize" if maximise else "minimize"
         pruner = {"kind": "asha", "first": 1000, "reduction": reduction}
         search = synthetic.search(pruner=pruner, metrics={"val/knn": direction})
-        levels = rungs(search)
+        levels = search.levels
         study = optuna.create_study(
             direction=direction, pruner=optuna.pruners.SuccessiveHalvingPruner(1000, reduction, 0)
         )

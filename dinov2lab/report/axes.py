@@ -1,0 +1,81 @@
+"""Axes and colours of a search's figures: a field's range, linear or logarithmic, or its choices side by side."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dinov2lab.report import words
+from dinov2lab.report.figures import ticks
+from dinov2lab.spec.search import Dimension
+
+STOPS = ((70, 50, 126), (49, 104, 142), (33, 145, 140), (94, 190, 98), (226, 190, 40))  # from poor to good
+
+FAR = 3.0  # interquartile ranges
+
+
+@dataclass(frozen=True)
+class Axis:
+    label: str
+    low: float = 0.0
+    high: float = 1.0
+    log: bool = False
+    names: tuple[str, ...] = ()  # choices
+
+    def place(self, value: Any) -> float:
+        """From 0 to 1; what lies beyond an end is put there."""
+        if self.names:
+            return (self.names.index(shown(value)) + 0.5) / len(self.names)
+        low, high, at = (math.log(each) if self.log else each for each in (self.low, self.high, value))
+        return min(max(float((at - low) / ((high - low) or 1)), 0.0), 1.0)
+
+    def ticks(self, count: int = 4) -> list[tuple[float, str]]:
+        """(place, what is written there)."""
+        if self.names:
+            return [((place + 0.5) / len(self.names), name) for place, name in enumerate(self.names)]
+        if not self.log:
+            return [(self.place(value), _tick(value)) for value in ticks(self.low, self.high, count)]
+        powers = range(math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9) + 1)
+        values = [10.0**power for power in powers]
+        if len(values) < 2:
+            values = [self.low, *values, self.high]
+        return [(self.place(value), words.tick(value) if 0.01 <= value < 1000 else f"{value:.0e}") for value in values]
+
+
+def _tick(value: float) -> str:
+    return words.amount(value) if abs(value) >= 10_000 else words.tick(value)
+
+
+def of_field(name: str, dimension: Dimension) -> Axis:
+    if dimension.choices is not None:
+        return Axis(name, names=tuple(map(shown, dimension.choices)))
+    assert dimension.bounds is not None
+    low, high = dimension.bounds
+    return Axis(name, low, high, dimension.log is not None)
+
+
+def of_values(label: str, values: Sequence[float]) -> Axis:
+    """Some room around the finite `values`; far outliers do not squeeze the rest."""
+    quarter, three = np.quantile(values, (0.25, 0.75))
+    low, high = max(min(values), quarter - FAR * (three - quarter)), min(max(values), three + FAR * (three - quarter))
+    if low >= high:
+        low, high = min(values), max(values)
+    pad = 0.06 * (high - low) or abs(high) * 0.05 or 1.0
+    return Axis(label, low - pad, high + pad)
+
+
+def shown(value: Any) -> str:
+    """A value of a field, short."""
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return str(value)
+
+
+def colour(share: float) -> str:
+    """From poor (0) to good (1), told apart on light and on dark pages."""
+    at = min(max(share, 0.0), 1.0) * (len(STOPS) - 1)
+    first = min(int(at), len(STOPS) - 2)
+    mixed = (round(a + (b - a) * (at - first)) for a, b in zip(STOPS[first], STOPS[first + 1], strict=True))
+    return f"rgb({','.join(map(str, mixed))})"
