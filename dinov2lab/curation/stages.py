@@ -13,6 +13,7 @@ from dinov2lab.curation import retrieve
 from dinov2lab.curation.balance import Clustering, flat, foremost, hierarchy, places_within, quotas, spread_out
 from dinov2lab.curation.cache import LEDGER, Result
 from dinov2lab.curation.cluster import Centres, kmeans
+from dinov2lab.curation.density import shares, whitened
 from dinov2lab.curation.inputs import Inputs, Read
 from dinov2lab.curation.neighbours import Recall, open_for, ranked
 from dinov2lab.curation.quality import failings
@@ -104,6 +105,8 @@ def quality(stage: Quality, left: Left, inputs: Inputs) -> Result:
 
 def retrieved(stage: Retrieve, left: Left, queries: Read, inputs: Inputs) -> Result:
     images, seeds = left.vectors(inputs, stage.embedder), inputs.features(stage.embedder, queries)
+    if stage.rule == "share":
+        return _by_share(stage, left, named(queries), images, seeds, inputs)
     if stage.per_query is None:
         assert stage.images is not None  # the spec has one of the two
         taken = retrieve.retrieve(images, seeds, stage.images, inputs.search)
@@ -120,6 +123,17 @@ def retrieved(stage: Retrieve, left: Left, queries: Read, inputs: Inputs) -> Res
         counts["short"] = min(each for each in asked if each) - len(taken.rows)
     verdict = Verdict(stays, "not_retrieved", named(queries)[query], score, scored=True)
     return verdict.result(left, stage.stage, counts, search=measured(taken.recall))
+
+
+def _by_share(stage: Retrieve, left: Left, names: Names, images: Vectors, seeds: Vectors, inputs: Inputs) -> Result:
+    """An image's score is its share, whether it stays or not."""
+    reference = retrieve.sample(left.names(), len(seeds), Key(0))
+    images, seeds = whitened(images, seeds, stage.whiten) if stage.whiten else (images, seeds)
+    found = shares(images, seeds, reference, stage.neighbours, inputs.search)
+    stays = among(len(left), found.order()[: stage.images])
+    counts = {"queries": len(seeds), "reference": len(reference), "short": (stage.images or 0) - int(stays.sum())}
+    verdict = Verdict(stays, "not_retrieved", names[found.query], found.share, scored=True)
+    return verdict.result(left, stage.stage, counts)
 
 
 def clusters(stage: Clusters, left: Left, queries: Read, inputs: Inputs, key: Key) -> Result:

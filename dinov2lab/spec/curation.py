@@ -105,6 +105,10 @@ class Retrieve(Section):
     With `images` alone, rank after rank until so many are taken. With `per_query` (the paper's k: 4, or 32), each query
     takes so many: `collisions: keep` lets those that another query has taken be missing, `fill` goes down the query's
     list until it has its own. `images` then is a cap.
+
+    `rule: share` asks of each pool image how many of its nearest `neighbours` among the queries and as many images drawn
+    from the pool are queries, and takes the greatest shares: an image near to everything gains nothing by it. `whiten`:
+    how far the features' principal directions are brought to one deviation first, by the pool's statistics.
     """
 
     stage: Literal["retrieve"]
@@ -113,6 +117,17 @@ class Retrieve(Section):
     images: Count | None = None
     per_query: Count | None = later(absent=None)
     collisions: Literal["fill", "keep"] = later(absent="fill")
+    rule: Literal["ranks", "share"] = later(absent="ranks")
+    neighbours: Count = later(absent=100)  # of rule: share
+    whiten: Fraction = later(absent=0.0)  # of rule: share
+
+    @model_validator(mode="after")
+    def _shares_have_no_lists(self) -> Self:
+        if self.rule == "share" and self.per_query is not None:
+            raise ValueError("per_query is a length of lists, and rule: share has none; give images")
+        if self.rule == "ranks" and (self.neighbours, self.whiten) != (100, 0.0):
+            raise ValueError("neighbours and whiten are those of rule: share; rule: ranks has none")
+        return self
 
     @model_validator(mode="after")
     def _says_how_many(self) -> Self:

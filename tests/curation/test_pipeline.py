@@ -118,6 +118,27 @@ def test_retrieval_keeps_score_and_witness_of_what_it_takes(lab, pool):
     assert all(row["witness"].startswith("memory:queries q") and row["score"] < 0.95 for row in gone)
 
 
+@pytest.mark.parametrize("whiten", [0.0, 0.5])
+def test_retrieval_by_share_scores_every_image(lab, pool, whiten):
+    queries = MemorySource("memory:queries", {f"q{seed}": encoded(picture(seed), "JPEG") for seed in (8, 9, 10)})
+    lab.sources["memory:queries"] = queries
+    by_share = {"rule": "share", "neighbours": 2, "whiten": whiten}
+    stage = Retrieve(stage="retrieve", queries="memory:queries", embedder=Thumbnails(), images=3, **by_share)
+    folder = lab.curate(pool, CurationSpec(stages=(stage,)))
+    kept = folder.table("kept").to_pylist()
+    gone = [row for row in fates(folder).values() if row["reason"] == "not_retrieved"]
+    assert len(kept) == 3
+    assert len(gone) == 30
+    assert {"p08", "p09", "p10"} == {row["path"] for row in kept}
+    assert min(row["score"] for row in kept) >= max(row["score"] for row in gone) >= 0
+
+
+@pytest.mark.parametrize("wrong", [{"per_query": 3, "rule": "share"}, {"neighbours": 5}, {"whiten": 0.5}])
+def test_what_a_rule_of_retrieval_does_not_use_is_refused(wrong):
+    with pytest.raises(ValueError, match="rule: share"):
+        Retrieve(stage="retrieve", queries="memory:queries", embedder=Thumbnails(), images=3, **wrong)
+
+
 def test_less_than_was_asked_for_is_all_there_is_and_said(lab, pool):
     queries = MemorySource("memory:queries", {"q": encoded(picture(8))})
     lab.sources["memory:queries"] = queries
