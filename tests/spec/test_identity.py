@@ -211,8 +211,10 @@ def fit_stages(stages: list[dict[str, Any]]) -> None:
         fit_stages(stage.get("of", []))
         for part in stage.get("parts", []):
             fit_stages(part.get("stages", []))
-        if stage["stage"] == "retrieve":
-            stage["per_query"] = stage.get("per_query") or 4
+        if stage["stage"] == "retrieve" and stage.get("rule") == "share":
+            stage |= {"images": stage.get("images") or 5, "per_query": None, "collisions": "fill"}
+        elif stage["stage"] == "retrieve":
+            stage |= {"per_query": stage.get("per_query") or 4, "neighbours": 100, "whiten": 0.0}
         if stage.get("rule") != "semdedup":
             stage.pop("clusters", None) if stage["stage"] == "duplicates" else None
 
