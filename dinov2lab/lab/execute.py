@@ -34,7 +34,7 @@ from dinov2lab.store.folders import Workspace
 from dinov2lab.store.manifest import ManifestFolder
 from dinov2lab.store.result import Cost, RunFolder, RunResult
 from dinov2lab.training import checkpoint, loop
-from dinov2lab.training.start import Start, from_public, from_run
+from dinov2lab.training.start import Start, from_public, from_run, frozen_teacher
 from dinov2lab.training.step import Diverged
 
 Stop = Callable[[], bool]
@@ -138,6 +138,7 @@ def _compute(
         lambda net: protocol.look(embedding(net, px), data, spec.evaluation),
         stop,
         start,
+        _frozen(spec, workspace, roots, resources, stop),
     )
     if trained is None:
         raise Stopped
@@ -229,6 +230,16 @@ def _start(spec: RunSpec, workspace: Workspace, roots: Roots, resources: Resourc
             return from_run(spec, folder.checkpoint, heads=heads)
         case weights:
             return from_public(spec, weights, roots.data)
+
+
+def _frozen(
+    spec: RunSpec, workspace: Workspace, roots: Roots, resources: Resources, stop: Stop
+) -> torch.nn.ModuleDict | None:
+    if spec.objective.distill is None:
+        return None
+    run = spec.objective.distill.run
+    folder = _needed("the teacher of objective.distill", run, workspace, roots, resources, stop)
+    return frozen_teacher(run, folder.checkpoint)
 
 
 def _draw_examples(manifest: ManifestFolder, source: Source, roots: Roots) -> None:

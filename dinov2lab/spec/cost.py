@@ -28,16 +28,22 @@ def _head(dim: int, head: Head) -> int:
 
 def flops_of_image(spec: RunSpec) -> int:
     """FLOPs that one training image costs: student forward and backward, teacher forward, heads."""
-    views, dim = spec.views, spec.model.architecture.dim
+    views, dim, objective = spec.views, spec.model.architecture.dim, spec.objective
+    teacher = objective.distill.run if objective.distill else spec
+    teacher_dim, theirs = teacher.model.architecture.dim, teacher.objective
     global_blocks, global_embed = _backbone(spec, views.global_px)
     local_blocks, local_embed = _backbone(spec, views.local_px)
-    total = 2 * (4 * global_blocks + 3 * global_embed) + views.local_crops * (3 * local_blocks + 2 * local_embed)
-    if spec.objective.dino.weight:
-        total += (3 * (2 + views.local_crops) + 2) * _head(dim, spec.objective.dino.head)
-    if spec.objective.ibot.weight:
-        masks = spec.objective.ibot.masks
-        masked = 2 * masks.probability * sum(masks.ratio) / 2 * (tokens(views.global_px, spec.model.patch) - 1)
-        total += round(4 * masked * _head(dim, spec.objective.ibot.head or spec.objective.dino.head))
+    total = 2 * (3 * global_blocks + 2 * global_embed) + views.local_crops * (3 * local_blocks + 2 * local_embed)
+    total += 2 * sum(_backbone(teacher, views.global_px))
+    if objective.dino.weight:
+        total += 3 * (2 + views.local_crops) * _head(dim, objective.dino.head) + 2 * _head(
+            teacher_dim, theirs.dino.head
+        )
+    if objective.ibot.weight:
+        masks, patches = objective.ibot.masks, 2 * (tokens(views.global_px, spec.model.patch) - 1)
+        share = 1.0 if objective.ibot.tokens == "all" else masks.probability * sum(masks.ratio) / 2
+        both = 3 * _head(dim, objective.patch_head) + _head(teacher_dim, theirs.patch_head)
+        total += round(share * patches * both)
     return total
 
 

@@ -63,7 +63,7 @@ def names(model: type[BaseModel], above: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
         yield above + name
         models = _models(_forms(field.annotation))
-        if len(models) == 1:
+        if len(models) == 1 and "kind" not in models[0].model_fields:
             yield from names(models[0], f"{above}{name}.")
 
 

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from dinov2lab.spec.curation import HOLDING_RECIPES, CurationSpec
 from dinov2lab.spec.model import ModelSpec, RunWeights
-from dinov2lab.spec.section import Count, Fraction, NotNegative, Positive, Section, Steps
+from dinov2lab.spec.section import Count, Fraction, NotNegative, Positive, Section, Steps, later
 
 
 class DataSpec(Section):
@@ -66,6 +66,7 @@ class Ibot(Section):
     weight: NotNegative = 1.0
     head: Head | None = None  # none: the patch tokens share DINO's head
     masks: Masks = Masks()
+    tokens: Literal["masked", "all"] = later(absent="masked")  # which patches are compared with the teacher's
 
 
 class Koleo(Section):
@@ -85,12 +86,28 @@ class Teacher(Section):
     centre_momentum: Fraction = 0.9  # of centering: ema
 
 
+class Distillation(Section):
+    """A frozen teacher (section 5): another run's, heads and all, which is trained first where it is missing.
+
+    The moving average of the student stays what is evaluated and kept. The paper drops masks and stochastic depth too, and
+    compares all tokens: ibot.masks.probability 0, ibot.tokens all, model.drop_path 0.
+    """
+
+    kind: Literal["run"]
+    run: "RunSpec"
+
+
 class ObjectiveSpec(Section):
     dino: Dino = Dino()
     ibot: Ibot = Ibot()
     koleo: Koleo = Koleo()
     teacher: Teacher = Teacher()
     student_temperature: Positive = 0.1
+    distill: Distillation | None = later(absent=None)  # none: the teacher is the moving average of the student
+
+    @property
+    def patch_head(self) -> Head:
+        return self.ibot.head or self.dino.head
 
 
 class OptimSpec(Section):
@@ -108,6 +125,8 @@ class OptimSpec(Section):
     layer_decay: Positive = 0.9
     patch_embed_lr: NotNegative = 0.2  # factor
     freeze_last_layer_steps: Steps = 1250
+    freeze_backbone_steps: Steps = later(absent=0)  # in which new heads learn on top of weights from elsewhere
+    warmup: Literal["linear", "cosine"] = later(absent="linear")  # its shape, from 0
     precision: Literal["fp32", "bf16"] = "fp32"
     deterministic: bool = False  # on CUDA, at a cost in speed; on CPU a run is always deterministic
 
@@ -148,8 +167,8 @@ class RunSpec(Section):
     data: DataSpec = DataSpec()
     curation: CurationSpec | None = None
     views: ViewsSpec = ViewsSpec()
-    model: ModelSpec = Field(default_factory=lambda: ModelSpec())  # which may hold another RunSpec
-    objective: ObjectiveSpec = ObjectiveSpec()
+    model: ModelSpec = Field(default_factory=lambda: ModelSpec())  # may hold another RunSpec, as the objective may
+    objective: ObjectiveSpec = Field(default_factory=lambda: ObjectiveSpec())
     optim: OptimSpec = OptimSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     seed: int = 0
@@ -171,10 +190,26 @@ class RunSpec(Section):
             raise ValueError(
                 f"optim.batch {self.optim.batch} is no multiple of objective.koleo.group {self.objective.koleo.group}"
             )
+        self._fits_its_teacher()
         return self
+
+    def _fits_its_teacher(self) -> None:
+        """A frozen teacher's scores must be of as many prototypes, and its patches the student's."""
+        distill, ours = self.objective.distill, self.objective
+        if distill is None:
+            return
+        theirs, patches = distill.run.objective, bool(ours.ibot.weight)
+        pairs = [
+            ("objective.dino.head.prototypes", ours.dino.head.prototypes, theirs.dino.head.prototypes, True),
+            ("objective.ibot.head.prototypes", ours.patch_head.prototypes, theirs.patch_head.prototypes, patches),
+            ("model.patch", self.model.patch, distill.run.model.patch, patches),
+        ]
+        for name, our, their, matters in pairs:
+            if matters and our != their:
+                raise ValueError(f"{name} {our} must be that of objective.distill.run, {their}")
 
 
 # A recipe may hold others, of its embedder and of the weights it begins with: here, where all are known, it is closed.
 _KNOWN = {"RunSpec": RunSpec}
-for _section in (*HOLDING_RECIPES, RunWeights, ModelSpec, RunSpec):
+for _section in (*HOLDING_RECIPES, RunWeights, ModelSpec, Distillation, ObjectiveSpec, RunSpec):
     _section.model_rebuild(_types_namespace=_KNOWN)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
 from dinov2lab.data.loader import Order, Pictures
 from dinov2lab.data.views import block_masks, views
@@ -59,6 +60,7 @@ def train(
     probe: Probe,
     stop: Callable[[], bool] = lambda: False,
     start: Start | None = None,
+    frozen: nn.ModuleDict | None = None,
 ) -> Trained | None:
     """Train from the last checkpoint to the end, first from `start`; None where `stop` asked for an end, with a checkpoint.
 
@@ -67,7 +69,7 @@ def train(
     key = Key(spec.seed, spec.replicate)
     batch, steps = spec.optim.batch, spec.optim.steps
     log_every = max(1, steps // ROWS)
-    state = State(spec, key, device, start)
+    state = State(spec, key, device, start, frozen)
     spent = checkpoint.restore(state, folder.checkpoint)
     log = MetricsLog(folder)
     order = Order(len(pictures), key)

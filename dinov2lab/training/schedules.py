@@ -12,6 +12,7 @@ class Values(NamedTuple):
     momentum: float  # of the teacher
     teacher_temperature: float
     last_layer_frozen: bool
+    backbone_frozen: bool = False
 
 
 def cosine(start: float, end: float, step: int, steps: int) -> float:
@@ -27,7 +28,8 @@ def linear(start: float, end: float, step: int, steps: int) -> float:
 def values_at(step: int, optim: OptimSpec, objective: ObjectiveSpec) -> Values:
     teacher, warmup = objective.teacher, optim.warmup_steps
     if step < warmup:
-        lr = linear(0.0, optim.lr, step, warmup)
+        rise = linear if optim.warmup == "linear" else cosine
+        lr = rise(0.0, optim.lr, step, warmup)
     else:
         lr = cosine(optim.lr, optim.lr_end, step - warmup, max(1, optim.steps - warmup))
     return Values(
@@ -38,4 +40,5 @@ def values_at(step: int, optim: OptimSpec, objective: ObjectiveSpec) -> Values:
             teacher.temperature_start, teacher.temperature, step, teacher.temperature_warmup_steps
         ),
         last_layer_frozen=step < optim.freeze_last_layer_steps,
+        backbone_frozen=step < optim.freeze_backbone_steps,
     )

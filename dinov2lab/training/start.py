@@ -1,4 +1,4 @@
-"""What a run begins with in place of weights drawn at random."""
+"""What a run begins with in place of weights drawn at random, and the frozen teacher of a distillation."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -41,6 +41,13 @@ def from_run(spec: RunSpec, checkpoint: Path, *, heads: bool) -> Start:
         for side in ("student", "teacher")
     )
     return Start(student, teacher)
+
+
+def frozen_teacher(run: RunSpec, checkpoint: Path) -> nn.ModuleDict:
+    """The teacher of another run with its heads, as that checkpoint left it."""
+    teacher = networks(run)
+    teacher.load_state_dict(fitting(read(checkpoint)["teacher"], teacher, str(checkpoint)))
+    return teacher.requires_grad_(False).eval()
 
 
 def _empty(spec: RunSpec) -> nn.ModuleDict:

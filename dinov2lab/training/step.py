@@ -1,6 +1,6 @@
 """One training step: views in, an updated student and teacher out.
 
-B images of the batch   V local crops of each   M masked patches   D width   K prototypes
+B images of the batch   V local crops of each   M masked patches, or all   D width   K prototypes
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,15 @@ class Centres(NamedTuple):
 class State:
     """All that a run carries from step to step, and all that a checkpoint holds."""
 
-    def __init__(self, spec: RunSpec, key: Key, device: torch.device, start: Start | None = None) -> None:
+    def __init__(
+        self,
+        spec: RunSpec,
+        key: Key,
+        device: torch.device,
+        start: Start | None = None,
+        frozen: nn.ModuleDict | None = None,
+    ) -> None:
+        """`start`: in place of drawn weights. `frozen`: a teacher that never changes, and is part of no checkpoint."""
         self.step = 0
         student = teachers.build_student(spec, key)
         teacher = teachers.build_teacher(student)
@@ -48,12 +56,12 @@ class State:
             student.load_state_dict(start.student, strict=False)  # fitted already; heads may be left out
             teacher.load_state_dict(start.teacher, strict=False)
         self.student, self.teacher = student.to(device), teacher.to(device)
+        self.frozen = frozen.to(device) if frozen else None
         self.optimizer = optimizers.build(dict(self.student.items()), spec.optim)
         objective = spec.objective
-        patch_head = objective.ibot.head or objective.dino.head
         self.centres = Centres(
             torch.zeros(1, objective.dino.head.prototypes, device=device),
-            torch.zeros(1, patch_head.prototypes, device=device),
+            torch.zeros(1, objective.patch_head.prototypes, device=device),
         )
         if start and start.centres:
             self.centres = Centres(*(centre.to(device) for centre in start.centres))
@@ -92,14 +100,20 @@ class Targets(NamedTuple):
 @torch.no_grad()
 def teacher_targets(state: State, batch: Batch, objective: ObjectiveSpec, values: Values) -> tuple[Targets, Centres]:
     """What the teacher sees in the whole global crops, centred; and the centres from the next step on."""
-    tokens = state.teacher["backbone"]([batch.crops[0]])[0]
-    cls_scores = state.teacher["dino_head"](tokens.cls)
+    teacher = state.teacher if state.frozen is None else state.frozen
+    tokens = teacher["backbone"]([batch.crops[0]])[0]
+    cls_scores = teacher["dino_head"](tokens.cls)
     cls, cls_centre = _centred(cls_scores, state.centres.cls, objective, values)
     if not objective.ibot.weight:
         return Targets(cls, None), state.centres._replace(cls=cls_centre)
-    patch_scores = _patch_head(state.teacher)(tokens.patches[batch.masks])
+    patch_scores = _patch_head(teacher)(tokens.patches[_compared(batch, objective)])
     patches, patch_centre = _centred(patch_scores, state.centres.patches, objective, values)
     return Targets(cls, patches), Centres(cls_centre, patch_centre)
+
+
+def _compared(batch: Batch, objective: ObjectiveSpec) -> Tensor:
+    """(2 B, N) bool: the patches whose tokens student and teacher are compared in; M of them."""
+    return batch.masks if objective.ibot.tokens == "masked" else torch.ones_like(batch.masks)
 
 
 def _centred(scores: Tensor, centre: Tensor, objective: ObjectiveSpec, values: Values) -> tuple[Tensor, Tensor]:
@@ -141,8 +155,9 @@ def student_losses(
         spread = [losses.koleo_loss(view, objective.koleo.group) for view in tokens[0].cls.chunk(2)]
         terms["koleo"] = objective.koleo.weight, torch.stack(spread).sum()
     if targets.patches is not None:
-        patch_scores = _patch_head(student)(tokens[0].patches[batch.masks])
-        weights = (1 / batch.masks.sum(-1, keepdim=True).clamp_min(1)).expand_as(batch.masks)[batch.masks]
+        compared = _compared(batch, objective)
+        patch_scores = _patch_head(student)(tokens[0].patches[compared])
+        weights = (1 / compared.sum(-1, keepdim=True).clamp_min(1)).expand_as(compared)[compared]
         terms["ibot"] = (
             objective.ibot.weight,
             losses.ibot_loss(patch_scores, targets.patches, weights, size, temperature),

@@ -83,3 +83,53 @@ def test_a_high_resolution_phase_trains_the_run_that_it_goes_on_from_and_begins_
     assert all(torch.allclose(theirs[key], ours[key], rtol=0, atol=1e-20) for key in theirs if "pos_embed" not in key)
     assert {"initial/test/knn", "untrained/test/knn", "pixels/test/knn"} <= result.metrics.keys()
     assert "weights" not in spec_of(lab).model_dump(exclude_none=True)["model"]
+
+
+def test_a_distillation_trains_its_teacher_first_and_keeps_the_average_of_the_student(lab: Path) -> None:
+    (lab / "distilled.yaml").write_text(
+        "base: short.yaml\n"
+        "model: {drop_path: 0.0}\n"
+        "objective:\n"
+        "  distill: {kind: run, run: teacher.yaml}\n"
+        "  ibot: {tokens: all, masks: {probability: 0.0}}\n"
+    )
+    (lab / "teacher.yaml").write_text("base: short.yaml\nmodel: {size: nano}\n")
+    spec = load_recipe(lab / "distilled.yaml")
+    result, folder = run(lab, spec)
+    assert result.error is None
+    teacher = checkpoint.load(run(lab, load_recipe(lab / "teacher.yaml"))[1].checkpoint)["teacher"]
+    assert teacher["backbone.vit.cls_token"].shape[-1] == 128
+    kept = load_backbone(spec, folder.backbone).state_dict()
+    average = checkpoint.load(folder.checkpoint)["teacher"]
+    assert all(torch.equal(value, average[f"backbone.{key}"]) for key, value in kept.items())
+    assert kept["vit.cls_token"].shape[-1] == 64
+
+
+def test_new_heads_learn_on_a_frozen_backbone(lab: Path) -> None:
+    theirs = build_student(spec_of(lab), Key(98))["backbone"].state_dict()
+    (lab / "frozen").mkdir()
+    save_file(to_huggingface(theirs, gated=False), lab / "frozen/model.safetensors")
+    sets = ["model.weights={kind: huggingface, folder: frozen}", "optim.freeze_backbone_steps=3"]
+    result, folder = run(lab, spec_of(lab, *sets))
+    assert result.error is None
+    ended = load_backbone(folder.read_spec(), folder.backbone).state_dict()
+    torch.testing.assert_close(dict(ended), dict(theirs), rtol=0, atol=0)
+    content, drawn = checkpoint.load(folder.checkpoint)["student"], build_student(spec_of(lab), Key(0)).state_dict()
+    assert not torch.equal(content["dino_head.mlp.0.weight"], drawn["dino_head.mlp.0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        (["objective.dino.head.prototypes=33"], "objective.dino.head.prototypes 33 must be that of objective.distill"),
+        (["objective.ibot.head=null", "objective.dino.head.prototypes=32"], None),
+        (["model.patch=16"], "model.patch 16 must be that of objective.distill.run, 8"),
+    ],
+)
+def test_a_teacher_of_other_prototypes_or_patches_is_refused(lab: Path, sets: list[str], words: str | None) -> None:
+    text = f"objective.distill={{kind: run, run: {lab}/short.yaml}}"
+    if words is None:
+        assert load_recipe(lab / "short.yaml", [text, sets[0]]).objective.distill is not None
+        return
+    with pytest.raises(ValueError, match=words):
+        load_recipe(lab / "short.yaml", [text, *sets])

@@ -9,7 +9,7 @@ from dinov2lab.draws import Key
 from dinov2lab.model.vit import Backbone
 from dinov2lab.spec.cost import flops_of_image, flops_of_run, images_of_run, tokens
 from dinov2lab.spec.model import ModelSpec
-from dinov2lab.spec.run import Dino, Head, Ibot, Masks, ObjectiveSpec, OptimSpec, RunSpec, ViewsSpec
+from dinov2lab.spec.run import Dino, Distillation, Head, Ibot, Masks, ObjectiveSpec, OptimSpec, RunSpec, ViewsSpec
 from dinov2lab.training.teacher import build_student
 
 HEAD, OTHER = Head(prototypes=40, hidden=24, bottleneck=8), Head(prototypes=56, hidden=32, bottleneck=16)
@@ -69,6 +69,28 @@ def test_the_count_is_what_torch_counts_in_each_network(head, local_crops, model
     student_forward = 2 * (big + dino) + local_crops * (small + dino) + 8 * ibot
     backward = 2 * student_forward - 2 * embed_big - local_crops * embed_small
     assert flops_of_image(asked) == teacher + student_forward + backward
+
+
+def test_a_frozen_teacher_is_counted_with_its_own_size_and_all_tokens_are_counted():
+    larger = spec().model_copy(update={"model": ModelSpec(size="nano", patch=8)})
+    ibot = Ibot(head=OTHER, masks=HALF, tokens="all")
+    objective = ObjectiveSpec(dino=Dino(head=HEAD), ibot=ibot, distill=Distillation(kind="run", run=larger))
+    asked = spec().model_copy(update={"objective": objective})
+    backbone = build_student(larger, Key(0))["backbone"]
+    heads = [build_student(larger, Key(0))[name] for name in ("dino_head", "ibot_head")]
+    dino, patches = (counted(head, torch.zeros(1, 128)) for head in heads)
+    ours, own_dino, own_patches = (
+        counted(build_student(spec(), Key(0))[name], *what)
+        for name, what in (
+            ("backbone", ([torch.zeros(1, 3, 32, 32)],)),
+            ("dino_head", (torch.zeros(1, 64),)),
+            ("ibot_head", (torch.zeros(1, 64),)),
+        )
+    )
+    theirs = 2 * counted(backbone, [torch.zeros(1, 3, 32, 32)]) + 2 * dino + 32 * patches
+    replaced = 2 * ours + 2 * own_dino + 8 * own_patches  # the teacher of before
+    more = 3 * (32 - 8) * own_patches  # student's tokens
+    assert flops_of_image(asked) == flops_of_image(spec()) - replaced + theirs + more
 
 
 def test_terms_that_are_off_cost_nothing():

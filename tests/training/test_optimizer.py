@@ -70,11 +70,16 @@ def test_only_last_layers_stand_still_while_they_are_frozen():
     }
 
 
+def test_a_frozen_backbone_stands_still_whole_and_alone():
+    frozen = {name for name, (lr, _) in settings_by_name(VALUES._replace(backbone_frozen=True)).items() if lr == 0}
+    assert frozen == {f"backbone.{name}" for name, _ in build_student(SPEC, Key(0))["backbone"].named_parameters()}
+
+
 def test_the_factors_of_a_vit_large_are_those_of_the_released_recipe():
     lowest = factors("backbone", "vit.pos_embed", 24, OptimSpec())
     patches = factors("backbone", "vit.patch_embed.proj.weight", 24, OptimSpec())
-    assert lowest == (pytest.approx(0.0718, abs=1e-4), True, False)
-    assert patches == (pytest.approx(0.0144, abs=1e-4), True, False)
+    assert lowest == (pytest.approx(0.0718, abs=1e-4), True, "backbone")
+    assert patches == (pytest.approx(0.0144, abs=1e-4), True, "backbone")
 
 
 def test_a_step_with_decay_alone_shrinks_what_is_decayed():

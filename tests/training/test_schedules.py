@@ -37,13 +37,25 @@ def test_the_last_layer_is_frozen_for_one_epoch():
     assert frozen == [True] * EPOCH + [False] * 2
 
 
+def test_a_cosine_warmup_has_the_ends_and_the_middle_of_a_linear_one():
+    shapes = [OptimSpec(warmup=shape) for shape in ("linear", "cosine")]
+    lrs = [[values_at(share * 12500 // 4, optim, OBJECTIVE).lr for share in range(5)] for optim in shapes]
+    assert lrs[0] == pytest.approx([0.0, *(5.66e-3 * share / 4 for share in (1, 2, 3, 4))])
+    assert lrs[1] == pytest.approx([5.66e-3 * (1 - math.cos(math.pi * share / 4)) / 2 for share in range(5)])
+
+
+def test_the_backbone_is_frozen_for_as_long_as_asked():
+    frozen = [values_at(step, OptimSpec(freeze_backbone_steps=3), OBJECTIVE).backbone_frozen for step in range(5)]
+    assert frozen == [True] * 3 + [False] * 2
+
+
 @given(st.integers(1, 500), st.data())
 def test_schedules_stay_within_their_ends_and_move_one_way(steps, data):
     warmup = data.draw(st.integers(0, steps))
     optim = OptimSpec(steps=steps, warmup_steps=warmup)
     teacher = Teacher(temperature_warmup_steps=data.draw(st.integers(0, 600)))
     rows = [values_at(step, optim, ObjectiveSpec(teacher=teacher)) for step in range(steps + 1)]
-    lr, decay, momentum, temperature, _ = zip(*rows, strict=True)
+    lr, decay, momentum, temperature, *_ = zip(*rows, strict=True)
     assert list(lr[: warmup + 1]) == sorted(lr[: warmup + 1])
     assert list(lr[warmup:]) == sorted(lr[warmup:], reverse=True)
     assert max(lr) == pytest.approx(optim.lr)

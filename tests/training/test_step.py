@@ -42,7 +42,9 @@ def batch_of(spec: RunSpec, step: int) -> Batch:
     return make_batch(step, PICTURES, Order(len(PICTURES), KEY), spec, KEY, CPU)
 
 
-def in_float64(spec: RunSpec, state: State, batch: Batch) -> tuple[dict[str, Tensor], nn.ModuleDict]:
+def in_float64(
+    spec: RunSpec, state: State, batch: Batch, *, masked: bool = True
+) -> tuple[dict[str, Tensor], nn.ModuleDict]:
     """The terms of the objective, crop by crop as the paper writes them; and the student, for its gradients."""
     student, teacher = copy.deepcopy(state.student).double(), copy.deepcopy(state.teacher).double()
     objective, group = spec.objective, spec.objective.koleo.group
@@ -71,7 +73,7 @@ def in_float64(spec: RunSpec, state: State, batch: Batch) -> tuple[dict[str, Ten
         cls = targets([teacher["dino_head"](tokens.cls) for tokens in seen], state.centres.cls)
         hidden = [tokens.patches[0][mask] for tokens, mask in zip(seen, batch.masks, strict=True)]
         patches = targets([teacher[patch_head](tokens) for tokens in hidden], state.centres.patches)
-    masks = batch.masks if objective.ibot.weight else torch.zeros_like(batch.masks)
+    masks = batch.masks if objective.ibot.weight and masked else torch.zeros_like(batch.masks)
     ours = [student["backbone"]([crop], mask[None])[0] for crop, mask in zip(globals_, masks, strict=True)]
     scores = [student["dino_head"](tokens.cls) for tokens in ours]
     small = [student["dino_head"](student["backbone"]([crop])[0].cls) for crop in locals_]
@@ -151,6 +153,30 @@ def test_the_update_clips_each_network_steps_with_adamw_and_moves_the_teacher():
     assert state.step == 1
 
 
+def test_a_frozen_teacher_gives_the_targets_and_the_average_of_the_student_goes_its_own_way():
+    """With all tokens compared: the terms and gradients of a pass crop by crop whose teacher is the frozen one."""
+    spec = with_(WHOLE, {"objective.ibot.tokens": "all", "objective.ibot.masks.probability": 0.0, "optim.clip": 1e9})
+    larger = with_(spec, {"model.size": "nano"})
+    other, _ = begun(larger)
+    state, batch = begun(spec)
+    state.frozen, average = other.teacher, copy.deepcopy(state.teacher)
+    stand_in = copy.copy(state)
+    stand_in.teacher = other.teacher
+    terms, student = in_float64(spec, stand_in, batch._replace(masks=torch.ones_like(batch.masks)), masked=False)
+    before = copy.deepcopy(other.teacher.state_dict())
+    logged = train_step(state, batch, spec, KEY)
+    for name, term in terms.items():
+        assert logged[f"loss/{name}"].item() == pytest.approx(term.item(), rel=1e-5), name
+    (terms["dino_global"] + terms["dino_local"] + terms["ibot"] + 0.1 * terms["koleo"]).backward()
+    for (name, ours), expected in zip(state.student.named_parameters(), student.parameters(), strict=True):
+        if expected.grad is not None and expected.grad.any():
+            assert float((ours.grad - expected.grad).norm() / expected.grad.norm()) < 1e-3, name
+    torch.testing.assert_close(dict(other.teacher.state_dict()), before, rtol=0, atol=0)
+    momentum = values_at(0, spec.optim, spec.objective).momentum
+    for new, old, theirs in zip(*(net.parameters() for net in (state.teacher, average, state.student)), strict=True):
+        torch.testing.assert_close(new, momentum * old + (1 - momentum) * theirs, rtol=1e-4, atol=1e-7)
+
+
 OFF = {name: {f"objective.{name}.weight": 0.0} for name in ("dino", "ibot", "koleo")}
 ALL = {"dino_global", "dino_local", "ibot", "koleo"}
 
@@ -180,6 +206,9 @@ ALL = {"dino_global", "dino_local", "ibot", "koleo"}
         ({"views.global_px": 16, "views.local_px": 8}, ALL),
         ({"views.global_px": 8, "views.local_px": 8}, ALL),
         ({"views.blur": "intended"}, ALL),
+        ({"objective.ibot.tokens": "all"}, ALL),
+        ({"model.ffn": "swiglu", "model.registers": 4}, ALL),
+        ({"optim.freeze_backbone_steps": 2, "optim.warmup": "cosine"}, ALL),
         ({"optim.precision": "bf16"}, ALL),
         ({"objective.teacher.temperature": 0.005, "objective.teacher.temperature_warmup_steps": 0}, ALL),
     ],
