@@ -25,6 +25,8 @@ evaluation:
   every: 128
   knn: {k: [5, 10]}
   linear: {epochs: 5}
+  retrieval: true
+  segmentation: {epochs: 2}
 """
 EMBEDDER = """
 base: tiny.yaml
@@ -38,7 +40,7 @@ factor: curation.stages
 equal: steps
 baseline: uncurated
 seeds: [0, 1]
-metrics: [test/knn, test/linear]
+metrics: [test/knn, test/linear, test/retrieval, test/segmentation]
 decide: {metric: test/knn}
 arms:
   uncurated:

@@ -4,7 +4,7 @@ B images   P pixels of a side   y and x run from -1 to 1   colours from 0 to 1
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,12 @@ CONCEPTS = len(SHAPES) * len(TEXTURES)
 _FREQUENCY = 7.0  # of a texture, radians over half an object: about two waves across it
 
 
-def concepts(numbers: NDArray[np.int64], generator: np.random.Generator) -> Pictures:
+class Concepts(NamedTuple):
+    pictures: Pictures
+    masks: Pictures  # (B, P, P) 0 for the ground, 1 + the concept's number where it shows
+
+
+def concepts(numbers: NDArray[np.int64], generator: np.random.Generator) -> Concepts:
     """One picture of each numbered concept: shape x texture x palette. All else is drawn at random."""
     count = len(numbers)
     u, v = _object_frame(count, generator)
@@ -43,7 +48,8 @@ def concepts(numbers: NDArray[np.int64], generator: np.random.Generator) -> Pict
     inks[swapped] = inks[swapped, ::-1]
     first, second = inks[:, 0, None, None], inks[:, 1, None, None]
     ground = _blotches(count, generator)[..., None]
-    return _lit(ground + shape * (first + texture * (second - first) - ground), generator)
+    pictures = _lit(ground + shape * (first + texture * (second - first) - ground), generator)
+    return Concepts(pictures, ((shape[..., 0] > 0.5) * (1 + numbers[:, None, None])).astype(np.uint8))
 
 
 def distractors(count: int, generator: np.random.Generator) -> Pictures:

@@ -69,12 +69,12 @@ class Order:
         return self._passes[number]
 
 
-def centred(picture: Image.Image, px: int) -> Image.Image:
+def centred(picture: Image.Image, px: int, resampling: Image.Resampling = Image.Resampling.BICUBIC) -> Image.Image:
     """The shorter side resized to `px`, then the central square: what every evaluation and embedder sees."""
     width, height = picture.size
     side = min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
-    return picture.resize((px, px), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+    return picture.resize((px, px), resampling, box=(left, top, left + side, top + side))
 
 
 def evaluation_batches(pictures: Pictures, px: int, batch: int = 256) -> Iterator[Tensor]:

@@ -1,4 +1,4 @@
-"""Rows of (path, image bytes, label) in Parquet files.
+"""Rows of (path, image bytes, label, mask) in Parquet files.
 
 Paths and labels are read when a source is opened, images when they are asked for, by row group: the groups read last
 are kept, up to a budget, so that a small file is decoded once and a large one never held whole. A large file that is
@@ -25,8 +25,10 @@ BUDGET = 512 * 2**20  # bytes
 KINDS: dict[str, tuple[str, tuple[Callable[[pa.DataType], bool], ...]]] = {
     "path": ("text", (pa.types.is_string, pa.types.is_large_string)),
     "image": ("bytes", (pa.types.is_binary, pa.types.is_large_binary)),
+    "mask": ("bytes", (pa.types.is_binary, pa.types.is_large_binary)),
     "label": ("integers or text", (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string)),
 }
+OPTIONAL = ("label", "mask")
 
 
 class ParquetSource:
@@ -42,6 +44,7 @@ class ParquetSource:
         footers = [_footer(file) for file in self.files]
         self.paths = _unique_paths([_column(file, "path") for file in self.files], self.files)
         self.labels, self.classes = _labels(self.files, footers)
+        self.masked = all("mask" in footer.schema.to_arrow_schema().names for footer in footers)
         groups = [
             (file, number, footer.row_group(number))
             for file, footer in zip(self.files, footers, strict=True)
@@ -51,18 +54,25 @@ class ParquetSource:
         self._starts = list(accumulate((group.num_rows for *_, group in groups), initial=0))
         largest = max(group.total_byte_size for *_, group in groups)
         # lru_cache holds no lock while a group is read: two threads may read one twice, and both are right.
-        self._images = lru_cache(max(2, budget // max(1, largest)))(_images)
+        self._cells = lru_cache(max(2, budget // max(1, largest)))(_cells)
 
     def __reduce__(self) -> tuple[type["ParquetSource"], tuple[str, tuple[Path, ...], int]]:
         return type(self), (self.uri, self.files, self.budget)  # a worker opens the files anew
 
     def read(self, index: int) -> bytes:
         """The encoded image of one row; no bytes where the cell is null. Raises Unreadable."""
+        return self._cell("image", index)
+
+    def mask(self, index: int) -> bytes:
+        """Of a `masked` source, the encoded mask of one row: grey, a class in each pixel, 255 for none. Raises Unreadable."""
+        return self._cell("mask", index)
+
+    def _cell(self, column: str, index: int) -> bytes:
         if not 0 <= index < len(self.paths):
             raise IndexError(index)
         group = bisect_right(self._starts, index) - 1
         try:
-            cell = self._images(*self._groups[group])[index - self._starts[group]]
+            cell = self._cells(*self._groups[group], column)[index - self._starts[group]]
         except (OSError, pa.ArrowException, IndexError) as error:  # gone, or another file since it was opened
             raise Unreadable("vanished") from error
         return cell.as_py() or b""
@@ -76,8 +86,8 @@ class ParquetSource:
         return digest.hexdigest()
 
 
-def _images(file: Path, group: int) -> pa.ChunkedArray:
-    return pq.ParquetFile(file).read_row_group(group, columns=["image"]).column(0)
+def _cells(file: Path, group: int, column: str) -> pa.ChunkedArray:
+    return pq.ParquetFile(file).read_row_group(group, columns=[column]).column(0)
 
 
 def _column(file: Path, name: str) -> pa.ChunkedArray:
@@ -100,7 +110,7 @@ def _footer(file: Path) -> pq.FileMetaData:
         raise ValueError(f"{file}: not a Parquet file, or a broken one") from error
     types = {field.name: field.type for field in footer.schema.to_arrow_schema()}
     for name, (kind, accepts) in KINDS.items():
-        if name not in types and name != "label":
+        if name not in types and name not in OPTIONAL:
             near = get_close_matches(name, types, 1, 0.5)
             raise ValueError(
                 f"{file}: no column {name!r} ({kind}); its columns are {', '.join(types)}"

@@ -2,7 +2,8 @@
 
     toyweb:PART       the embedded default data, drawn once into the cache (data/toyweb.py)
     folder:PATH       an image folder; the first folder level names the class, where every image has one
-    parquet:PATH      one file or a glob; columns path, image (bytes), optional label (integers or text)
+    parquet:PATH      one file or a glob; columns path, image (bytes), optional label (integers or text) and mask (bytes of
+                      a grey image: a class in each pixel, 255 for none)
 
 Relative paths are resolved against the data root, which is not part of a run's identity.
 """

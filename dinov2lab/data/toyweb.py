@@ -6,7 +6,7 @@ a field of grey blotches, so that two crops of one image see different parts of 
 Raw pixels do badly because place and ground outweigh the object, an average colour because palettes share their means.
 
     queries   labelled images, every concept equally often: what curation starts from, and the kNN memory
-    test      labelled images, for evaluation only
+    test      labelled images, for evaluation only; both with a mask of where the concept shows
     pool      unlabelled: concepts with a long tail, off-domain pictures, exact and near duplicates, leaked test images, junk
               and files that are no images
 
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dinov2lab.data import drawing
-from dinov2lab.data.drawing import CONCEPTS, PX, Pictures
+from dinov2lab.data.drawing import CONCEPTS, PX, Concepts, Pictures
 from dinov2lab.store import atomic
 
 SIZES = {"pool": 6000, "queries": 1600, "test": 1600}
@@ -112,12 +112,14 @@ def _drawn(name: str, images: int, seed: int) -> tuple[pa.Table, pa.Table]:
         generator = _generator(name, seed)
         rows = _pool(images, seed, generator)
         return _tables(name, rows, generator.permutation(len(rows)))
-    rows = [Row(_png(pixels), "concept", i % CONCEPTS) for i, pixels in enumerate(_balanced(name, images, seed))]
+    drawn = _balanced(name, images, seed)
+    rows = [Row(_png(pixels), "concept", i % CONCEPTS) for i, pixels in enumerate(drawn.pictures)]
     table, truth = _tables(name, rows, np.arange(images))
-    return table.append_column("label", pa.array([row.concept for row in rows], pa.int64())), truth
+    table = table.append_column("label", pa.array([row.concept for row in rows], pa.int64()))
+    return table.append_column("mask", pa.array([_png(mask) for mask in drawn.masks], pa.binary())), truth
 
 
-def _balanced(name: str, images: int, seed: int) -> Pictures:
+def _balanced(name: str, images: int, seed: int) -> Concepts:
     """Every concept equally often, in turn."""
     return drawing.concepts(np.arange(images) % CONCEPTS, _generator(name, seed))
 
@@ -142,7 +144,7 @@ def _pool(images: int, seed: int, generator: np.random.Generator) -> list[Row]:
     count = {origin: int(images * share) for origin, share in SHARES.items()}
     tail = 1 / np.arange(1, CONCEPTS + 1) ** LONG_TAIL
     numbers = generator.choice(generator.permutation(CONCEPTS), count["concept"], p=tail / tail.sum())
-    shown = [drawing.concepts(numbers, generator), drawing.distractors(count["distractor"], generator)]
+    shown = [drawing.concepts(numbers, generator).pictures, drawing.distractors(count["distractor"], generator)]
     pictures = np.concatenate(shown)
     rows = [Row(_png(pixels), "concept", int(number)) for number, pixels in zip(numbers, shown[0], strict=True)]
     rows += [Row(_png(pixels), "distractor") for pixels in shown[1]]
@@ -160,7 +162,7 @@ def _pool(images: int, seed: int, generator: np.random.Generator) -> list[Row]:
 
 def _leaks(count: int, seed: int, generator: np.random.Generator) -> list[Row]:
     """Copies of `count` images of `test`, or of all where it has no more."""
-    test = _balanced("test", SIZES["test"], seed)
+    test = _balanced("test", SIZES["test"], seed).pictures
     rows = []
     for i in generator.choice(len(test), min(count, len(test)), replace=False):
         original = Row(_png(test[i]), "concept", int(i % CONCEPTS))

@@ -4,13 +4,28 @@ R learning rates   D feature width   C classes   B rows of a batch
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dinov2lab.draws import Key, permutation
 
 _MOMENTUM = 0.9
+
+
+class Probes(NamedTuple):
+    """Softmax regressions on standardised features, so that one grid of learning rates serves features of any scale."""
+
+    mean: Tensor  # (D,)
+    deviation: Tensor  # (D,)
+    weights: Tensor  # (R, D + 1, C), the bias last
+
+    def scores(self, features: Tensor) -> Tensor:
+        """(R, rows, C) of (rows, D)."""
+        x = (features.float() - self.mean) / self.deviation
+        return x @ self.weights[:, :-1] + self.weights[:, -1:]
 
 
 def linear_accuracies(
@@ -23,31 +38,30 @@ def linear_accuracies(
     epochs: int,
     batch: int,
 ) -> dict[float, float]:
-    """Accuracy on `queries` (Q, D) of the probe of each learning rate, trained on `memory` (M, D).
-
-    Features are standardised by the memory's mean and deviation, so that one grid serves features of any scale. SGD with
-    momentum and a cosine to zero; the order of the rows is fixed, so that the result depends on nothing but its arguments.
-    """
+    """Accuracy on `queries` (Q, D) of the probe of each learning rate, trained on `memory` (M, D)."""
     classes = int(max(memory_labels.max(), labels.max())) + 1
-    mean, deviation = memory.float().mean(0), memory.float().std(0).clamp_min(1e-6)
-    memory, queries = (memory.float() - mean) / deviation, (queries.float() - mean) / deviation
-    weights = _train(memory, memory_labels, classes, torch.tensor(lrs).view(-1, 1, 1), epochs, batch)
-    predicted = (queries @ weights[:, :-1] + weights[:, -1:]).argmax(-1)  # (R, Q)
+    probes = train_probes(memory, F.one_hot(memory_labels, classes).float(), lrs, epochs, batch)
+    predicted = probes.scores(queries).argmax(-1)  # (R, Q)
     return dict(zip(lrs, (predicted == labels).float().mean(1).tolist(), strict=True))
 
 
-def _train(x: Tensor, y: Tensor, classes: int, lrs: Tensor, epochs: int, batch: int) -> Tensor:
-    """(R, D + 1, C) weights, the bias last. The gradient of softmax regression is written out: R probes share each batch."""
-    x = torch.cat([x, torch.ones(len(x), 1)], 1)
-    weights = torch.zeros(len(lrs), x.shape[1], classes)
+def train_probes(features: Tensor, targets: Tensor, lrs: Sequence[float], epochs: int, batch: int) -> Probes:
+    """On (rows, D) features and (rows, C) shares of each class.
+
+    SGD with momentum and a cosine to zero; the order of the rows is fixed, so that the result depends on nothing but its
+    arguments. The gradient of softmax regression is written out: R probes share each batch.
+    """
+    mean, deviation = features.float().mean(0), features.float().std(0).clamp_min(1e-6)
+    x = torch.cat([(features.float() - mean) / deviation, torch.ones(len(features), 1)], 1)
+    rates = torch.tensor(lrs).view(-1, 1, 1)
+    weights = torch.zeros(len(lrs), x.shape[1], targets.shape[1])
     velocity = torch.zeros_like(weights)
     batches = -(-len(x) // batch)
     for epoch in range(epochs):
         order = torch.from_numpy(permutation(Key(0), f"linear/{epoch}", len(x)))
         for number, rows in enumerate(order.split(batch)):
             progress = (epoch + number / batches) / epochs
-            residual = (x[rows] @ weights).softmax(-1)  # (R, B, C)
-            residual[:, torch.arange(len(rows)), y[rows]] -= 1
+            residual = (x[rows] @ weights).softmax(-1) - targets[rows]  # (R, B, C)
             velocity.mul_(_MOMENTUM).add_(x[rows].T @ residual / len(rows))
-            weights -= lrs * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * progress))) * velocity
-    return weights
+            weights -= rates * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * progress))) * velocity
+    return Probes(mean, deviation, weights)

@@ -17,7 +17,7 @@ from dinov2lab.data.source import Roots, Source, open_source
 from dinov2lab.draws import Key
 from dinov2lab.evaluation import protocol
 from dinov2lab.lab import provenance
-from dinov2lab.lab.judging import chosen_pictures, embedding, evaluation_data, references
+from dinov2lab.lab.judging import chosen_pictures, embedding, evaluation_data, finals, references
 from dinov2lab.lab.outcome import bury, failure
 from dinov2lab.lab.pictures import draw_views
 from dinov2lab.model.features import features
@@ -142,7 +142,7 @@ def _compute(
     )
     if trained is None:
         raise Stopped
-    metrics = protocol.final(embedding(trained.backbone, px), data, spec.evaluation)
+    metrics = finals(trained.backbone, spec, data)
     metrics |= references(spec, data, device, start)
     metrics |= {name: value for name, value in folder.rows()[-1].items() if name.startswith("loss/")}
     checkpoint.save_backbone(trained.backbone, folder.backbone)

@@ -152,6 +152,15 @@ class Linear(Section):
     batch: Count = 256
 
 
+class Segmentation(Section):
+    """Linear segmentation on frozen patch tokens of masked memory and test; the best learning rate on val is tested."""
+
+    lrs: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.003, 0.01, 0.03, 0.1)
+    epochs: Count = 10
+    batch: Count = 256  # patches
+    images: Count = 1000  # at most, of memory and of test: patches of many images fill a memory
+
+
 class EvaluationSpec(Section):
     """Labelled images. `val` is carved out of `memory`; `test` is used once, when the run has ended."""
 
@@ -161,6 +170,8 @@ class EvaluationSpec(Section):
     every: Count = 100000  # images between two kNN looks at val during training
     knn: Knn = Knn()
     linear: Linear | None = Linear()
+    segmentation: Segmentation | None = later(absent=None)
+    retrieval: bool = later(absent=False)  # mean average precision of memory, ranked for each image of test
 
 
 class RunSpec(Section):

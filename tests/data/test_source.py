@@ -13,7 +13,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from dinov2lab.data import parquet
-from dinov2lab.data.source import MAX_BYTES, FolderSource, Roots, Unreadable, decode, labels_as, open_source
+from dinov2lab.data.source import (
+    MAX_BYTES,
+    FolderSource,
+    ParquetSource,
+    Roots,
+    Unreadable,
+    decode,
+    labels_as,
+    open_source,
+)
 from dinov2lab.data.toyweb import materialise
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -368,3 +377,15 @@ def test_the_web_pools_corrupt_files_are_all_found_and_no_other() -> None:
         ("html", "not_an_image"),
         ("noise", "not_an_image"),
     }
+
+
+def test_a_mask_column_is_read_row_by_row(roots: Roots) -> None:
+    table(roots.data / "masked.parquet", ["a", "b"], mask=pa.array([b"one", b"two"]))
+    source = open_source("parquet:masked.parquet", roots)
+    assert isinstance(source, ParquetSource)
+    assert source.masked
+    assert [source.mask(row) for row in range(2)] == [b"one", b"two"]
+    table(roots.data / "bare.parquet", ["a"])
+    bare = open_source("parquet:bare.parquet", roots)
+    assert isinstance(bare, ParquetSource)
+    assert not bare.masked

@@ -1,11 +1,13 @@
 """The embedded data: the same bytes for the same name, and a truth that holds."""
 
+import io
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from dinov2lab.data import drawing
 from dinov2lab.data.decode import Unreadable, decode
@@ -133,3 +135,19 @@ def test_a_wrong_name_is_one_clear_line(part: str, words: str, tmp_path: Path) -
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_masks_show_where_the_concept_is_and_which(cache: Path) -> None:
+    for row in rows("test?images=64", cache):
+        mask = np.asarray(Image.open(io.BytesIO(row["mask"])))
+        assert mask.shape == (drawing.PX, drawing.PX)
+        assert set(np.unique(mask)) == {0, 1 + row["label"]}
+        inside = mask > 0
+        assert 0.05 < inside.mean() < 0.7
+        pixels = decode(row["image"]).astype(float)
+        spread = pixels.max(2) - pixels.min(2)  # grounds are grey, palettes are not, but for black and white
+        assert row["label"] == 12 or spread[inside].mean() > 2 * spread[~inside].mean()
+
+
+def test_the_pool_has_no_masks(cache: Path) -> None:
+    assert "mask" not in rows(POOL, cache)[0]

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from dinov2lab.draws import Key, permutation
-from dinov2lab.evaluation.linear import linear_accuracies
+from dinov2lab.evaluation.linear import linear_accuracies, train_probes
 
 
 def blobs(count: int, seed: int, spread: float) -> tuple[Tensor, Tensor]:
@@ -52,11 +52,9 @@ def test_each_probe_is_the_one_that_autograd_and_torchs_sgd_train(batch):
 
 
 def test_the_weights_are_those_of_autograd():
-    from dinov2lab.evaluation.linear import _train
-
     x, y = blobs(64, 0, 2.0)
+    weights = train_probes(x, F.one_hot(y, 3).float(), (0.1,), 1, 64).weights[0]
     x = (x - x.mean(0)) / x.std(0)
-    weights = _train(x, y, 3, torch.tensor([0.1]).view(-1, 1, 1), 1, 64)[0]
     free = torch.zeros(6, 3, requires_grad=True)
     loss = F.cross_entropy(torch.cat([x, torch.ones(64, 1)], 1) @ free, y)
     torch.testing.assert_close(weights, -0.1 * torch.autograd.grad(loss, free)[0])

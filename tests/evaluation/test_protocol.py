@@ -13,7 +13,8 @@ from torch import Tensor
 from dinov2lab.data.loader import Pictures
 from dinov2lab.evaluation import protocol
 from dinov2lab.evaluation.protocol import EvaluationData, Labelled, choose, final, held_out, look, on_test, pixels
-from dinov2lab.spec.run import EvaluationSpec, Knn, Linear
+from dinov2lab.evaluation.retrieval import mean_average_precision
+from dinov2lab.spec.run import EvaluationSpec, Knn, Linear, Segmentation
 
 SPEC = EvaluationSpec(knn=Knn(k=(1, 5, 9)), linear=Linear(lrs=(0.001, 0.1), epochs=3, batch=32))
 CLASSES = 3
@@ -160,3 +161,56 @@ def test_raw_pixels_are_those_of_the_central_square_around_zero():
     rows = pixels(TEST.pictures)
     assert rows.shape == (30, 3 * 32 * 32)
     assert -0.5 <= float(rows.min()) < 0 < float(rows.max()) <= 0.5
+
+
+# Segmentation and retrieval
+
+
+def masked(count: int, seed: int) -> protocol.Masked:
+    rng = np.random.default_rng(seed)
+    return protocol.Masked(
+        labelled(count, seed).pictures, torch.from_numpy(rng.integers(0, 2, (count, 8, 8), dtype=np.uint8))
+    )
+
+
+def test_segmentation_chooses_on_val_and_looks_at_test_once():
+    spec = SPEC.model_copy(update={"segmentation": Segmentation(lrs=(1e-4, 0.1), epochs=3)})
+    memory, test = masked(30, 0), masked(12, 1)
+    asked = []
+
+    def embed(pictures: Pictures) -> Tensor:
+        asked.append(pictures)
+        return protocol.pixel_patches(pictures, 8, 4)
+
+    data = EvaluationData(MEMORY, TEST, TRAIN, memory, test)
+    values = protocol.segmentation(embed, data, spec)
+    assert asked == [memory.pictures, test.pictures]
+    assert set(values) == {"val/segmentation", "choice/segmentation_lr", "test/segmentation"}
+    other = data._replace(test_masked=test._replace(masks=1 - test.masks))
+    again = protocol.segmentation(embed, other, spec)
+    assert again["val/segmentation"] == values["val/segmentation"]
+    assert again["choice/segmentation_lr"] == values["choice/segmentation_lr"]
+    assert again["test/segmentation"] != values["test/segmentation"]
+
+
+def test_what_is_not_asked_for_is_not_measured():
+    assert protocol.segmentation(Watched(), EvaluationData(MEMORY, TEST, TRAIN, masked(5, 0)), SPEC) == {}
+    assert "test/retrieval" not in final(Watched(), EvaluationData(MEMORY, TEST, TRAIN), SPEC)
+
+
+def test_retrieval_ranks_the_memory_for_test_and_its_rest_for_val():
+    spec = SPEC.model_copy(update={"retrieval": True})
+    values = final(Watched(), EvaluationData(MEMORY, TEST, TRAIN), spec)
+    features, val = pixels(MEMORY.pictures), torch.from_numpy(held_out(MEMORY.labels, spec.val_fraction))
+    rest = features[~val], MEMORY.labels[~val]
+    assert values["val/retrieval"] == mean_average_precision(*rest, features[val], MEMORY.labels[val])
+    assert values["test/retrieval"] == mean_average_precision(
+        features, MEMORY.labels, pixels(TEST.pictures), TEST.labels
+    )
+
+
+def test_patches_of_pixels_are_those_of_the_picture():
+    patches = protocol.pixel_patches(TEST.pictures, 8, 4)
+    assert patches.shape == (30, 4, 3 * 16)
+    image = torch.from_numpy(np.array(TEST.pictures[0])).permute(2, 0, 1) / 255 - 0.5
+    assert torch.allclose(patches[0, 1].view(3, 4, 4), image[:, :4, 4:], atol=1e-6)
