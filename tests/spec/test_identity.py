@@ -203,6 +203,9 @@ def fitted(tree: dict[str, Any]) -> dict[str, Any]:
     views |= {"global_px": patch * 4, "local_px": patch * 2}
     optim |= {"batch": group * 2, "warmup_steps": min(optim.get("warmup_steps", 0), optim.get("steps", 1))}
     fit_stages((tree.get("curation") or {}).get("stages", []))
+    if distill := (objective := tree.get("objective", {})).get("distill"):
+        heads = {name: objective[name] for name in ("dino", "ibot") if name in objective}
+        distill["run"] |= {"model": {"patch": patch}, "views": dict(views), "objective": heads}
     return tree
 
 
