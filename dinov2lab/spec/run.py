@@ -185,6 +185,19 @@ class RunSpec(Section):
     seed: int = 0
     replicate: int = 0  # an independent repetition: enters every random stream and changes nothing else
 
+    def phases(self) -> tuple["RunSpec", ...]:
+        """The runs whose networks this one goes on from, the first one first, and itself."""
+        weights = self.model.weights
+        return (*(weights.run.phases() if isinstance(weights, RunWeights) else ()), self)
+
+    def seeded(self, seed: int) -> "RunSpec":
+        """The same run with another seed, in all of its phases."""
+        spec, weights = self.model_copy(update={"seed": seed}), self.model.weights
+        if not isinstance(weights, RunWeights):
+            return spec
+        weights = weights.model_copy(update={"run": weights.run.seeded(seed)})
+        return spec.model_copy(update={"model": self.model.model_copy(update={"weights": weights})})
+
     def sources(self) -> tuple[str, ...]:
         """The URIs of the images that the run reads, each once; those of its embedders are theirs."""
         curation = self.curation or CurationSpec()

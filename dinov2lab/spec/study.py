@@ -112,6 +112,7 @@ def with_steps(spec: RunSpec, steps: int) -> RunSpec:
             "steps": steps,
             "warmup_steps": scaled(optim.warmup_steps),
             "freeze_last_layer_steps": scaled(optim.freeze_last_layer_steps),
+            "freeze_backbone_steps": scaled(optim.freeze_backbone_steps),
         }
     )
     teacher = teacher.model_copy(update={"temperature_warmup_steps": scaled(teacher.temperature_warmup_steps)})
@@ -131,12 +132,16 @@ def equalised(study: Study) -> Study:
     """
     base = next(arm.spec for arm in study.arms if arm.name == study.baseline)
 
+    def total(spec: RunSpec, images: bool) -> int:
+        """Steps or images of all phases."""
+        return sum(phase.optim.steps * (phase.optim.batch if images else 1) for phase in spec.phases())
+
     def arm_spec(arm: Arm) -> RunSpec:
         spec = arm.spec
         match study.equal:
-            case "steps" if spec.optim.steps != base.optim.steps:
-                raise ValueError(f"arm {arm.name}: optim.steps {spec.optim.steps}, but the study holds steps equal")
-            case "images" if spec.optim.steps * spec.optim.batch != base.optim.steps * base.optim.batch:
+            case "steps" if total(spec, False) != total(base, False):
+                raise ValueError(f"arm {arm.name}: optim.steps {total(spec, False)}, but the study holds steps equal")
+            case "images" if total(spec, True) != total(base, True):
                 raise ValueError(f"arm {arm.name}: steps x batch differs, but the study holds images equal")
             case "passes":
                 size, base_size = images_selected(spec), images_selected(base)
@@ -159,7 +164,7 @@ def expand(study: Study) -> tuple[Cell, ...]:
     cells, seen = [], dict[str, str]()
     for seed in study.seeds:
         for arm in equalised(study).arms:
-            spec = arm.spec.model_copy(update={"seed": seed})
+            spec = arm.spec.seeded(seed)
             run = run_id(spec)
             if run in seen:
                 raise ValueError(f"the arms {seen[run]} and {arm.name} are one and the same run ({run})")
