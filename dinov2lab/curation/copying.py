@@ -15,14 +15,15 @@ from dinov2lab.curation.inputs import Inputs, Read
 from dinov2lab.curation.rules import chained, places, representatives, typicality
 from dinov2lab.curation.stages import Left, Verdict, measured
 from dinov2lab.curation.vectors import Ints
-from dinov2lab.spec.curation import Duplicates, Leaks
+from dinov2lab.spec.curation import Copies, Duplicates, Leaks
 
 PAIRS = pa.schema({"a": pa.string(), "b": pa.string(), "score": pa.float64()})
 LEAKS = pa.schema({"path": pa.string(), "reference": pa.string(), "score": pa.float64()})
 
 
 def leaks(stage: Leaks, left: Left, others: Sequence[Read], inputs: Inputs) -> Result:
-    rows = Rows(left.vectors(inputs, stage.embedder), None, left.texts("pixels"))
+    pictures = isinstance(stage.embedder, Copies)
+    rows = Rows(left.vectors(inputs, stage.embedder), None, left.texts("pixels"), pictures)
     found = []
     fate = np.full(len(left), -np.inf)
     witness = np.full(len(left), None, object)
@@ -30,7 +31,7 @@ def leaks(stage: Leaks, left: Left, others: Sequence[Read], inputs: Inputs) -> R
     for other in others:
         features = inputs.features(stage.embedder, other)
         mirrored = inputs.features(stage.embedder, other, mirror=True) if stage.mirrored else None
-        pairs = find_leaks(rows, Rows(features, mirrored, other.pixels), stage.threshold, inputs.search)
+        pairs = find_leaks(rows, Rows(features, mirrored, other.pixels, pictures), stage.threshold, inputs.search)
         saturated += pairs.saturated
         recalls += [pairs.recall] if pairs.recall else []
         for row, reference, score in zip(pairs.a.tolist(), pairs.b.tolist(), pairs.score.tolist(), strict=True):
@@ -63,7 +64,8 @@ def _chain(stage: Leaks, left: Left, inputs: Inputs, fate: np.ndarray, witness: 
 
 def _rows(stage: Leaks | Duplicates, pool: Read, places: Ints, inputs: Inputs) -> Rows:
     mirrored = inputs.features(stage.embedder, pool, mirror=True) if stage.mirrored else None
-    return Rows(inputs.features(stage.embedder, pool), mirrored, pool.pixels).chosen(places)
+    rows = Rows(inputs.features(stage.embedder, pool), mirrored, pool.pixels, isinstance(stage.embedder, Copies))
+    return rows.chosen(places)
 
 
 def duplicates(stage: Duplicates, left: Left, inputs: Inputs) -> Result:

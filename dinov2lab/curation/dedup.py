@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dinov2lab.curation import copies
 from dinov2lab.curation.index import Search
 from dinov2lab.curation.neighbours import DEFAULT, Hits, Recall, above
 from dinov2lab.curation.vectors import Chosen, Ints, Scores, Vectors, cosine
@@ -23,10 +24,11 @@ class Rows(NamedTuple):
     features: Vectors  # (N, D) of unit length
     mirrored: Vectors | None  # (N, D) of the mirror images
     pixels: NDArray[np.str_]  # (N,) equal where the decoded images are equal
+    pictures: bool = False  # whether the features are pictures, to be compared by alignment (copies.py)
 
     def chosen(self, rows: Ints) -> "Rows":
         mirrored = None if self.mirrored is None else Chosen(self.mirrored, rows)
-        return Rows(Chosen(self.features, rows), mirrored, self.pixels[rows])
+        return Rows(Chosen(self.features, rows), mirrored, self.pixels[rows], self.pictures)
 
 
 class Pairs(NamedTuple):
@@ -54,7 +56,7 @@ def find_pairs(rows: Rows, threshold: float, neighbours: int, search: Search = D
     """
     _, first, member = np.unique(rows.pixels, return_index=True, return_inverse=True)
     once = rows.chosen(first)
-    hits = _search(once.features, once.mirrored, once.features, threshold, neighbours, search)
+    hits = _search(once, once, threshold, neighbours, search)
     query, found = first[hits.query], first[hits.id]
     other = query != found
     exact_a, exact_b = _exact_pairs(member, neighbours)
@@ -71,27 +73,30 @@ def find_leaks(pool: Rows, references: Rows, threshold: float, search: Search = 
     components chain look-alikes together that are no copies of the reference, and what an edit makes of a copy is near
     the reference itself at a threshold below that of the duplicates.
     """
-    hits = _search(pool.features, references.mirrored, references.features, threshold, 64, search)
+    hits = _search(pool, references, threshold, 64, search)
     exact_a, exact_b = _equal(pool.pixels, references.pixels)
     a, b = np.concatenate([hits.id, exact_a]), np.concatenate([hits.query, exact_b])
     score = np.concatenate([hits.score, np.ones(len(exact_a))])
     return _best(a, b, score, len(references.features), hits)
 
 
-def _search(
-    vectors: Vectors, mirrored: Vectors | None, queries: Vectors, threshold: float, neighbours: int, search: Search
-) -> Hits:
-    asked = [images for images in (queries, mirrored) if images is not None]
-    hits = [above(vectors, images, threshold, neighbours, search) for images in asked]
+def _search(rows: Rows, queries: Rows, threshold: float, neighbours: int, search: Search) -> Hits:
+    if rows.pictures:
+        return copies.found(rows.features, queries.features, threshold, queries.mirrored is not None)
+    asked = [images for images in (queries.features, queries.mirrored) if images is not None]
+    hits = [above(rows.features, images, threshold, neighbours, search) for images in asked]
     query, id_, score = (np.concatenate([hit[field] for hit in hits]) for field in range(3))
     measured = [hit.recall for hit in hits if hit.recall is not None]
     return Hits(query, id_, score, sum(hit.saturated for hit in hits), Recall.of_all(measured))
 
 
 def scores(rows: Rows, left: Ints, right: Ints) -> Scores:
-    """(P,) the better of the cosine and the two mirrored cosines; 1 where the pixels are equal."""
-    score = cosine(rows.features, left, rows.features, right)
-    if rows.mirrored is not None:
+    """(P,) the better of the cosine and the two mirrored cosines, or the detector's score; 1 where the pixels are equal."""
+    if rows.pictures:
+        score = copies.scores(rows.features, left, right, rows.mirrored is not None)
+    else:
+        score = cosine(rows.features, left, rows.features, right)
+    if rows.mirrored is not None and not rows.pictures:
         for a, b in ((left, right), (right, left)):
             score = np.maximum(score, cosine(rows.mirrored, a, rows.features, b))
     equal: NDArray[np.bool_] = rows.pixels[left] == rows.pixels[right]

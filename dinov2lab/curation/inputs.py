@@ -11,14 +11,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dinov2lab.curation import copies
 from dinov2lab.curation.cache import rows_file, stage_folder
-from dinov2lab.curation.embed import Mirrored, mirrored, read_thumbnails, thumbnail_features
+from dinov2lab.curation.embed import Mirrored, mirrored, read_pictures, read_thumbnails, thumbnail_features
 from dinov2lab.curation.index import Search
 from dinov2lab.curation.quality import measured
 from dinov2lab.curation.scan import THUMBNAIL_PX, scan
 from dinov2lab.curation.vectors import Chosen, Ints, Vectors
 from dinov2lab.data.source import Source, Unreadable, decode
-from dinov2lab.spec.curation import Embedder, Thumbnails
+from dinov2lab.spec.curation import Copies, Embedder, Thumbnails
 from dinov2lab.spec.identity import canonical
 from dinov2lab.store.manifest import ManifestFolder
 
@@ -50,8 +51,14 @@ class Inputs:
         pixels = np.asarray(kept["pixels"].to_pylist(), str)
         return Read(source, folder, kept["row"].to_numpy(), tuple(kept["path"].to_pylist()), pixels)
 
-    def features(self, embedder: Embedder, read: Read, mirror: bool = False) -> Vectors:
-        """(M, D) of all readable images, whichever of them a stage has left: the next stage asks for others."""
+    def features(self, embedder: Embedder | Copies, read: Read, mirror: bool = False) -> Vectors:
+        """(M, D) of all readable images, whichever of them a stage has left: the next stage asks for others.
+
+        Of the detector of copies (M, P, P, 3) pictures, which it mirrors itself.
+        """
+        if isinstance(embedder, Copies):
+            draw = lambda wanted: read_pictures(read.source, wanted, copies.PX)  # noqa: E731
+            return self._of_images([canonical(embedder), copies.PX], read, draw)
         if isinstance(embedder, Thumbnails):
             return self._thumbnail_features(embedder, read, mirror)
         source = Mirrored(read.source) if mirror else read.source

@@ -22,6 +22,7 @@ from dinov2lab.curation.vectors import Chosen, Ints, Scores, Vectors
 from dinov2lab.draws import Key, bits
 from dinov2lab.spec.curation import (
     Clusters,
+    Copies,
     Embedder,
     FlatClusters,
     HierarchicalClusters,
@@ -45,7 +46,7 @@ class Left(NamedTuple):
     def __len__(self) -> int:
         return len(self.places)
 
-    def vectors(self, inputs: Inputs, embedder: Embedder) -> Vectors:
+    def vectors(self, inputs: Inputs, embedder: Embedder | Copies) -> Vectors:
         return Chosen(inputs.features(embedder, self.pool), self.places)
 
     def texts(self, name: str) -> NDArray[np.str_]:

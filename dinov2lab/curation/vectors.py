@@ -36,8 +36,8 @@ class Chosen:
     rows: Ints
 
     @property
-    def shape(self) -> tuple[int, int]:
-        return len(self.rows), self.array.shape[1]
+    def shape(self) -> tuple[int, ...]:
+        return len(self.rows), *self.array.shape[1:]
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -18,6 +18,15 @@ class Thumbnails(Section):
     px: Count = 16
 
 
+class Copies(Section):
+    """The detector of copies that needs no weights: crops, borders, small turns, mirror images, light, tint, blur, JPEG.
+
+    Its score is no cosine; see docs/copies.md for the thresholds that fit it.
+    """
+
+    kind: Literal["copies"]
+
+
 class TimmEmbedder(Section):
     """A timm model with its public weights, where the machine has them."""
 
@@ -40,6 +49,7 @@ class RunEmbedder(Section):
 
 
 Embedder = Annotated[Thumbnails | TimmEmbedder | RunEmbedder, Field(discriminator="kind")]
+Detector = Annotated[Thumbnails | TimmEmbedder | RunEmbedder | Copies, Field(discriminator="kind")]
 
 
 class Leaks(Section):
@@ -50,7 +60,7 @@ class Leaks(Section):
     """
 
     against: Annotated[tuple[str, ...], Field(min_length=1)]
-    embedder: Embedder = Thumbnails()
+    embedder: Detector = Thumbnails()
     threshold: Fraction = 0.9
     mirrored: bool = True
     rule: Literal["pair", "component"] = later(absent="pair")
@@ -69,7 +79,7 @@ class Duplicates(Section):
     """
 
     stage: Literal["duplicates"]
-    embedder: Embedder = Thumbnails()
+    embedder: Detector = Thumbnails()
     threshold: Fraction = 0.95
     neighbours: Count = 64
     mirrored: bool = True
@@ -79,6 +89,8 @@ class Duplicates(Section):
 
     @model_validator(mode="after")
     def _has_clusters(self) -> Self:
+        if self.rule == "semdedup" and isinstance(self.embedder, Copies):
+            raise ValueError("rule: semdedup clusters vectors, and embedder copies has none; take another of the two")
         if self.clusters != 100 and self.rule != "semdedup":
             raise ValueError(f"clusters are those of rule: semdedup; rule: {self.rule} has none")
         return self

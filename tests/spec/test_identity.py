@@ -220,6 +220,8 @@ def fit_stages(stages: list[dict[str, Any]]) -> None:
             stage |= {"per_query": stage.get("per_query") or 4, "neighbours": 100, "whiten": 0.0}
         if stage.get("rule") != "semdedup":
             stage.pop("clusters", None) if stage["stage"] == "duplicates" else None
+        elif stage.get("embedder", {}).get("kind") == "copies":
+            stage.pop("embedder")
 
 
 @settings(deadline=None)  # a loaded machine is no error
