@@ -51,6 +51,11 @@ Storage = Annotated[
     str | None,
     typer.Option("--storage", metavar="URL", help="An Optuna database. [default: a journal in the workspace]"),
 ]
+Confirm = Annotated[
+    int, typer.Option("--confirm", min=0, metavar="K", help="Train the best K and the base again with fresh seeds.")
+]
+ConfirmSeeds = Annotated[int, typer.Option("--confirm-seeds", min=2, help="How many, for --confirm.")]
+Dashboard = Annotated[bool, typer.Option("--dashboard", help="Show the search in optuna-dashboard, until Ctrl-C.")]
 Port = Annotated[int, typer.Option("--port", min=1, max=65535, help="Of the page, on this machine only.")]
 Launcher = Annotated[Literal["local", "slurm"], typer.Option("--launcher", help="This machine, or a Slurm cluster.")]
 Profiles = Annotated[
@@ -182,6 +187,10 @@ def search(
     jobs: Jobs = None,
     device: Device = "auto",
     storage: Storage = None,
+    confirm: Confirm = 0,
+    confirm_seeds: ConfirmSeeds = 5,
+    dashboard: Dashboard = False,
+    port: Port = 8080,
     as_json: Json = False,
 ) -> None:
     """Search a recipe's space for what does best on val, and write its report. The same command again goes on."""
@@ -189,12 +198,21 @@ def search(
     from dinov2lab.store.folders import Workspace
 
     found, place = searching.find_search(target, sets or ()), Workspace(workspace)
+    if dashboard:
+        from dinov2lab.lab.dashboard import serve
+
+        serve(found, place, storage, port)
+        return
     from dinov2lab.data.source import Roots
 
     roots, (jobs, resources) = Roots(data_root, place.cache), commands.resources_for(jobs, device)
     report = reports / found.name
     trials = searching.run_search(found, place, roots, report, jobs=jobs, resources=resources, storage=storage)
     searching.show_search(found, trials, report, as_json)
+    if confirm and searching.confirm(
+        found, trials, confirm, confirm_seeds, place, roots, reports, jobs=jobs, resources=resources
+    ):
+        raise typer.Exit(1)
     raise typer.Exit(int(not any(trial.state == "complete" for trial in trials)))
 
 

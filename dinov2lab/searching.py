@@ -7,17 +7,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dinov2lab.commands import of_kind
+from dinov2lab.commands import of_kind, run_study, verdict_of
 from dinov2lab.spec.load import find
 from dinov2lab.spec.load_search import load_search
+from dinov2lab.spec.points import confirmation
 from dinov2lab.spec.resources import Resources
 from dinov2lab.spec.search import SearchSpec
 from dinov2lab.store.folders import Workspace
-from dinov2lab.store.trials import Trial, best_trials, read_trials
-from dinov2lab.terminal import metric, note, plural, say, say_json, table
+from dinov2lab.store.trials import Trial, best_trials, is_concluded, read_trials
+from dinov2lab.terminal import metric, note, plural, say, say_json, show_verdict, table
 
 if TYPE_CHECKING:
     from dinov2lab.data.source import Roots
+    from dinov2lab.lab.earlier import Fitting
 
 SHOWN = 5  # trials
 PUBLISH_SECONDS = 60.0  # between two reports while trials end
@@ -37,12 +39,14 @@ def run_search(
     resources: Resources,
     storage: str | None,
 ) -> tuple[Trial, ...]:
-    """Work on a search until it has ended; returns its trials. Report and MLflow follow."""
+    """Work on a search until it has ended; returns its trials. Report and MLflow follow. What has ended is left alone."""
+    folder = workspace.search(search.name)
+    if is_concluded(search, folder) and (report / "index.html").exists():
+        return read_trials(folder)
     from dinov2lab.lab import search as lab
     from dinov2lab.lab import search_mirror
     from dinov2lab.report.search import write_search_report
 
-    folder = workspace.search(search.name)
     known, last = {trial.number for trial in _ended(folder)}, -math.inf
 
     def publish() -> str | None:
@@ -59,10 +63,50 @@ def run_search(
             publish()
             last = time.monotonic()
 
-    lab.run_search(search, workspace, roots, jobs=jobs, resources=resources, storage=storage, on_change=follow)
+    lab.run_search(
+        search,
+        workspace,
+        roots,
+        jobs=jobs,
+        resources=resources,
+        storage=storage,
+        on_change=follow,
+        on_earlier=_tell_earlier,
+    )
     if late := publish():
         note(f"MLflow is behind, `dinov2lab sync` completes it: {late}")
     return read_trials(folder)
+
+
+def _tell_earlier(found: "Sequence[Fitting]") -> None:
+    for each in found:
+        note(
+            f"earlier: {each.fit} of the {plural(each.runs, 'finished run')} of {each.source} are points of this search"
+        )
+
+
+def confirm(
+    search: SearchSpec,
+    trials: Sequence[Trial],
+    count: int,
+    seeds: int,
+    workspace: Workspace,
+    roots: "Roots",
+    reports: Path,
+    *,
+    jobs: int,
+    resources: Resources,
+) -> int:
+    """Train the best trials and the base with fresh seeds, as a study; returns how many runs failed."""
+    from dinov2lab.report.search import write_search_report
+
+    points = {f"trial_{trial.number}": trial.point for trial in best_trials(search, trials)[:count]}
+    study = confirmation(search, points, seeds)
+    out = reports / study.name
+    failed = run_study(study, workspace, roots, out, jobs=jobs, resources=resources, rerun=False)
+    write_search_report(search, workspace, reports / search.name)
+    show_verdict(study, verdict_of(out), out, as_json=False)
+    return failed
 
 
 def _ended(folder: Path) -> list[Trial]:

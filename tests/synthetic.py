@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dinov2lab.spec.points import Planned
 from dinov2lab.spec.run import RunSpec
-from dinov2lab.spec.search import Planned, SearchSpec
+from dinov2lab.spec.search import SearchSpec
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.result import Cost, RunResult
 

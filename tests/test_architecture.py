@@ -23,6 +23,7 @@ ROWS = (
 HOMES = {
     "mlflow": ("lab/",),
     "optuna": ("lab/",),
+    "optuna_dashboard": ("lab/",),
     "submitit": ("lab/",),
     "matplotlib": ("report/",),
     "jinja2": ("report/",),

@@ -10,8 +10,8 @@ from typing import Protocol
 
 from dinov2lab.data.source import Roots
 from dinov2lab.lab.provenance import code_id, commit
+from dinov2lab.spec.points import Planned
 from dinov2lab.spec.resources import Resources
-from dinov2lab.spec.search import Planned
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.result import RunFolder, RunResult
 

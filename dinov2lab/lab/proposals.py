@@ -15,7 +15,8 @@ from typing import Any
 import optuna
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
 
-from dinov2lab.spec.search import Dimension, SearchSpec, active, search_id
+from dinov2lab.spec.points import active
+from dinov2lab.spec.search import Dimension, SearchSpec, search_id
 from dinov2lab.store import atomic
 
 IDENTITY = "dinov2lab.search"  # user attribute of the study: which search it is

@@ -7,7 +7,6 @@ command once more, and after a kill the same command goes on.
 """
 
 import math
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -20,16 +19,18 @@ from optuna.trial import FrozenTrial, TrialState
 
 from dinov2lab.data.source import Roots, open_source
 from dinov2lab.lab.bench import Bench, LocalBench
+from dinov2lab.lab.earlier import Fitting, add_earlier
 from dinov2lab.lab.importances import write_importances
 from dinov2lab.lab.proposals import encoded, open_study, sampler, settle, size, suggest
 from dinov2lab.lab.rungs import promotable, stops_at
-from dinov2lab.lab.trials import collapse, measured, points_asked, record_of, spent, within_budget
+from dinov2lab.lab.trials import collapse, means, measured, points_asked, record_of, spent, within_budget
+from dinov2lab.spec.points import Planned, base_point, reason_of, runs_at
 from dinov2lab.spec.resources import Resources
-from dinov2lab.spec.search import Planned, SearchSpec, base_point, reason_of, runs_at
+from dinov2lab.spec.search import SearchSpec
 from dinov2lab.store import atomic
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.result import RunFolder
-from dinov2lab.store.trials import Trial, write_trials
+from dinov2lab.store.trials import Trial, as_stored, write_trials
 
 POLL = 0.5  # seconds
 
@@ -43,16 +44,18 @@ def run_search(
     resources: Resources,
     storage: str | None,
     on_change: Callable[[], None],
+    on_earlier: Callable[[list[Fitting]], None],
 ) -> None:
     """Work on `search` until its budget is spent and every trial has ended, beside whoever else does.
 
-    `on_change` is called about twice a second. Raises ValueError where a source or the storage cannot be opened;
-    KeyboardInterrupt, after the workers have written their checkpoints.
+    `on_change` is called about twice a second, `on_earlier` once, with what earlier work had to give. Raises ValueError
+    where a source or the storage cannot be opened; KeyboardInterrupt, after the workers have written their checkpoints.
     """
     for uri in search.base.sources():
         open_source(uri, roots)  # a wrong path is said once, and before anything starts
     bench = LocalBench(workspace, roots, resources, jobs)
     desk = Desk(search, workspace, bench, storage)
+    on_earlier(desk.earlier)
     try:
         while desk.turn():
             on_change()
@@ -93,7 +96,8 @@ class Desk:
         self._tasks = dict[int, _Task]()
         with atomic.locked(self._folder / "lock"):
             self._study = open_study(search, self._folder, storage)
-            atomic.write_text(self._folder / "search.json", search.model_dump_json(indent=1) + "\n")
+            atomic.write_text(self._folder / "search.json", as_stored(search))
+            self.earlier = add_earlier(self._study, search, workspace)
             self._enqueue()
             self._write()
 
@@ -117,8 +121,9 @@ class Desk:
             return bool(self._tasks or self._in_state(TrialState.RUNNING))
 
     def conclude(self) -> None:
-        """Say what mattered."""
+        """Say what mattered, and that nothing is left to do."""
         write_importances(self._study, self._search, self._folder)
+        atomic.write_text(self._folder / "concluded", as_stored(self._search))
 
     def leave(self) -> None:
         """Let others have the trials that are under way."""
@@ -222,8 +227,8 @@ class Desk:
             ]:
                 return _End(TrialState.FAIL, reason=f"{bad[0]} is no number")
             if self._stops_after_seed(task, place, values):
-                return _End(TrialState.COMPLETE, _means(values), f"stopped after {place + 1} seeds", stopped=True)
-        return _End(TrialState.COMPLETE, _means(values))
+                return _End(TrialState.COMPLETE, means(values), f"stopped after {place + 1} seeds", stopped=True)
+        return _End(TrialState.COMPLETE, means(values))
 
     def _look(self, task: _Task, folder: RunFolder) -> _End | None:
         """Read what the run has written since, one look at val after the other; the end of the trial, if one says so."""
@@ -289,8 +294,3 @@ class Desk:
 
     def _write(self) -> None:
         write_trials(self._folder, list(self._records().values()))
-
-
-def _means(values: list[list[float]]) -> list[float]:
-    """Over the seeds, for each metric."""
-    return [statistics.fmean(column) for column in zip(*values, strict=True)]

@@ -12,7 +12,8 @@ from pathlib import Path
 from dinov2lab.lab.mirror import mirror_run
 from dinov2lab.lab.sending import TAG_LENGTH, Target, complete, cut, upload
 from dinov2lab.lab.tracking import line_of, mirroring, noting, open_parent
-from dinov2lab.spec.search import SearchSpec, runs_at
+from dinov2lab.spec.points import runs_at
+from dinov2lab.spec.search import SearchSpec
 from dinov2lab.spec.study import Cell
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.trials import Trial, best_trials, read_trials

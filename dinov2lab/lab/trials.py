@@ -1,13 +1,15 @@
 """What a trial has come to, from its runs' folders and from the search's storage."""
 
 import math
-from collections.abc import Iterable, Mapping
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
 from dinov2lab.lab.proposals import decoded
-from dinov2lab.spec.search import SearchSpec, runs_at
+from dinov2lab.spec.points import runs_at
+from dinov2lab.spec.search import SearchSpec
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.result import RunFolder, RunResult
 from dinov2lab.store.trials import State, Trial
@@ -37,6 +39,11 @@ def measured(result: RunResult, metric: str) -> float:
     if group == "cost":
         return float(getattr(result.cost, name)) if result.cost else math.nan
     return result.metrics.get(metric, math.nan)
+
+
+def means(values: Sequence[Sequence[float]]) -> list[float]:
+    """Over the seeds, for each metric."""
+    return [statistics.fmean(column) for column in zip(*values, strict=True)]
 
 
 def spent(folders: Iterable[RunFolder]) -> tuple[int, float]:

@@ -12,7 +12,8 @@ from dinov2lab.report import recipe, render, words
 from dinov2lab.report.statistics import mean_of
 from dinov2lab.report.trialplots import drawn
 from dinov2lab.spec.cost import images_of_run
-from dinov2lab.spec.search import SearchSpec, runs_at, spec_at
+from dinov2lab.spec.points import runs_at, spec_at
+from dinov2lab.spec.search import SearchSpec
 from dinov2lab.store import atomic
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.trials import Trial, best_trials, read_trials
@@ -162,11 +163,12 @@ def _headline(
 
 
 def _worth(confirmed: Any) -> str:
-    if confirmed is None:
+    if not confirmed:
         return (
             "Unconfirmed: the best of many looks better than it is. --confirm trains it and the base with fresh seeds."
         )
-    return "Confirmed or not: see the study with fresh seeds below."
+    told = [f"{row['arm']}: {row['words']}" for row in confirmed if row["metric"] == confirmed[0]["metric"]]
+    return f"With fresh seeds, on {words.title(confirmed[0]['metric'])}, against the base: {'; '.join(told)}."
 
 
 def _headline_of_recipe(search: SearchSpec, best: Trial) -> str:

@@ -12,8 +12,9 @@ from dinov2lab.spec.fields import is_field, suggestion
 from dinov2lab.spec.identity import content_id
 from dinov2lab.spec.load import mapping, recipe_tree, reference, resolved, spec_of, validated
 from dinov2lab.spec.overrides import Override, put, refuse_unchanged, sets
+from dinov2lab.spec.points import base_point, corners, reason_of, spec_at, value_in
 from dinov2lab.spec.run import RunSpec
-from dinov2lab.spec.search import KINDS, SearchSpec, base_point, corners, reason_of, search_id, spec_at, value_in
+from dinov2lab.spec.search import KINDS, SearchSpec, search_id
 from dinov2lab.spec.section import Section
 
 _OWN: dict[str, Any] = {

@@ -48,6 +48,17 @@ def write_trials(folder: Path, trials: Sequence[Trial]) -> None:
     atomic.write(folder / "trials.json", lambda file: file.write_bytes(_TRIALS.dump_json(tuple(trials))))
 
 
+def as_stored(search: SearchSpec) -> str:
+    """The text of searches/NAME/search.json."""
+    return search.model_dump_json(indent=1) + "\n"
+
+
+def is_concluded(search: SearchSpec, folder: Path) -> bool:
+    """Whether this very search, its budget included, has come to its end."""
+    file = folder / "concluded"
+    return file.exists() and file.read_text(encoding="utf-8") == as_stored(search)
+
+
 def best_trials(search: SearchSpec, trials: Sequence[Trial]) -> list[Trial]:
     """The complete ones, best first; with several metrics, those that no other beats in one without losing in another.
 

@@ -16,8 +16,9 @@ from dinov2lab.lab import proposals
 from dinov2lab.lab.proposals import StorageError, grid_points
 from dinov2lab.lab.rungs import bracket, promotable, stops_at
 from dinov2lab.lab.search import Desk
+from dinov2lab.spec.points import runs_at
 from dinov2lab.spec.run import RunSpec
-from dinov2lab.spec.search import SearchSpec, runs_at
+from dinov2lab.spec.search import SearchSpec
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.trials import Trial, read_trials
 

@@ -1,6 +1,7 @@
 """Searches from YAML: what is read, which runs a point is, and that every mistake is one line with its place."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from dinov2lab.spec.cost import flops_of_run, images_of_run
 from dinov2lab.spec.identity import run_id
 from dinov2lab.spec.load import SpecError, kind_of, load_recipe
 from dinov2lab.spec.load_search import load_search
-from dinov2lab.spec.search import SearchSpec, active, base_point, runs_at, search_id, spec_at
+from dinov2lab.spec.points import active, base_point, runs_at, spec_at
+from dinov2lab.spec.search import SearchSpec, search_id
 
 ROOT = Path(__file__).parent.parent.parent
 GOLDEN = Path(__file__).parent.parent / "golden" / "searches.json"
@@ -105,6 +107,12 @@ class TestReading:
         for file in files:
             search = load_search(file)
             assert spec_at(search, base_point(search)) == search.base
+
+
+def test_the_guides_example_loads() -> None:
+    text = (ROOT / "docs" / "searches.md").read_text().partition("```yaml\n")[2].partition("```")[0]
+    shutil.copy(ROOT / "experiments" / "toyweb.yaml", "toyweb.yaml")
+    assert loaded(text).earlier == ("search_masks", "data_size")
 
 
 SPACE = "optim.lr: {log: [1e-5, 1e-2]}"

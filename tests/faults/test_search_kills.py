@@ -1,0 +1,91 @@
+"""A search whose workers and controllers are killed at random: no trial is lost or run twice, and MLflow agrees.
+
+KILLS and JOBS set how hard it is; benchmarks/RESULTS.md tells of a run with 20 and 8.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from tiny import RECIPE, dinov2lab
+
+from dinov2lab.store.folders import Workspace
+from dinov2lab.store.trials import read_trials
+
+KILLS, JOBS = int(os.environ.get("KILLS", "4")), int(os.environ.get("JOBS", "2"))
+TRIALS = max(5, KILLS)
+SEARCH = """
+base: tiny.yaml
+space:
+  optim.lr: {log: [1.0e-4, 1.0e-2]}
+  objective.teacher.temperature: {linear: [0.02, 0.06]}
+metrics: {val/knn: maximize}
+budget: {trials: %d}
+sampler: random
+"""
+
+
+def prepared(folder: Path) -> Path:
+    (folder / "experiments").mkdir(parents=True)
+    (folder / "experiments" / "tiny.yaml").write_text(RECIPE.replace("steps: 12", "steps: 60"))
+    (folder / "experiments" / "search.yaml").write_text(SEARCH % TRIALS)
+    return folder
+
+
+def told(folder: Path) -> list[dict[str, Any]]:
+    """Of each trial what must not depend on kills."""
+    trials = read_trials(Workspace(folder / "lab").search("search"))
+    return [trial.model_dump(include={"number", "state", "point", "runs", "values", "looks"}) for trial in trials]
+
+
+@pytest.mark.system
+def test_killed_at_random_it_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    whole, folder = prepared(tmp_path / "whole"), prepared(tmp_path / "killed")
+    assert dinov2lab(whole, "search", "search", "--jobs", "1").returncode == 0
+    dealt, kills, parents = random.Random(0), 0, 0
+    command = [sys.executable, "-m", "dinov2lab.cli", "search", "search", "--jobs", str(JOBS)]
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    while True:
+        parent = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        while parent.poll() is None and kills < KILLS:
+            time.sleep(dealt.uniform(2, 6))
+            victims = psutil.Process(parent.pid).children() if parent.poll() is None else []
+            if victims and dealt.random() < 0.7:
+                dealt.choice(victims).kill()
+                kills += 1
+            elif parent.poll() is None:
+                parent.send_signal(signal.SIGKILL)
+                kills, parents = kills + 1, parents + 1
+        _, errors = parent.communicate()
+        if parent.returncode != -signal.SIGKILL:
+            assert parent.returncode == 0, errors.decode()
+            break
+    assert kills == KILLS
+    assert told(folder) == told(whole)
+    assert [trial["state"] for trial in told(folder)] == ["complete"] * TRIALS
+    for run in (folder / "lab" / "runs").iterdir():
+        steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+        assert steps == sorted(set(steps))
+    _mlflow_agrees(folder)
+
+
+def _mlflow_agrees(folder: Path) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder}/lab/mlflow.db")
+    experiment = client.get_experiment_by_name("search")
+    assert experiment
+    children = [run for run in client.search_runs([experiment.experiment_id]) if "mlflow.parentRunId" in run.data.tags]
+    values = {int(run.data.tags["trial"]): run.data.metrics["final/val/knn"] for run in children}
+    assert len(children) == TRIALS
+    assert values == {trial["number"]: trial["values"][0] for trial in told(folder)}
