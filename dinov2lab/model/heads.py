@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dinov2lab.model.products import linear, scaled_linear
 from dinov2lab.spec.run import Head
 
 
@@ -33,5 +34,7 @@ class ProjectionHead(nn.Module):
                 nn.init.trunc_normal_(parameter, std=0.02, generator=generator)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        bottleneck = F.normalize(self.mlp(tokens), dim=-1)
-        return F.linear(bottleneck, self.prototype_scale * F.normalize(self.prototypes, dim=-1))
+        first, second, third = (layer for layer in self.mlp if isinstance(layer, nn.Linear))
+        hidden = scaled_linear(scaled_linear(tokens, first), second, activation="gelu")
+        bottleneck = F.normalize(scaled_linear(hidden, third, activation="gelu"), dim=-1)
+        return linear(bottleneck, self.prototype_scale * F.normalize(self.prototypes, dim=-1))

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from dinov2lab.model import blocks
 from dinov2lab.model.attention import split
-from dinov2lab.model.blocks import Kept
+from dinov2lab.model.blocks import Kept, Recompute
 from dinov2lab.spec.model import ModelSpec
 
 
@@ -77,18 +77,22 @@ class Backbone(nn.Module):
                 nn.init.trunc_normal_(parameter, std=0.02, generator=generator)
 
     def forward(
-        self, crops: Sequence[Tensor], masks: Tensor | None = None, kept: Sequence[tuple[Kept, Kept]] | None = None
+        self,
+        crops: Sequence[Tensor],
+        masks: Tensor | None = None,
+        kept: Sequence[tuple[Kept, Kept]] | None = None,
+        recompute: Recompute = "nothing",
     ) -> list[Tokens]:
         """Tokens of each size of `crops`, G tensors (B, 3, H, W).
 
         `masks`: (B, N) bool, patches of the first size to be replaced by the mask token.
         `kept`: for each block, what its attention and its MLP branch compute (stochastic depth); none computes all.
+        `recompute`: what the backward pass computes once more, to save memory.
         """
         embedded = [self.embed(images, masks if size == 0 else None) for size, images in enumerate(crops)]
         shapes = [(tokens.shape[0], tokens.shape[1]) for tokens in embedded]
         x = torch.cat([tokens.flatten(0, 1) for tokens in embedded])  # (S, D)
-        for index, block in enumerate(self.vit.blocks):
-            x = blocks.forward(block, x, shapes, self.heads, kept[index] if kept else None)
+        x = blocks.forward(self.vit.blocks, x, shapes, self.heads, kept, recompute)
         x = self.vit.norm(x)
         unpacked = [part.view(b, t, -1) for part, (b, t) in zip(split(x, shapes), shapes, strict=True)]
         return [Tokens(tokens[:, 0], tokens[:, 1 + self.registers :]) for tokens in unpacked]

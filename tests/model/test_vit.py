@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import timm
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dinov2lab.model.blocks import Kept
+from dinov2lab.model.blocks import Kept, Recompute
 from dinov2lab.model.features import features
 from dinov2lab.model.vit import Backbone, Tokens, positions_at
 from dinov2lab.spec.model import ModelSpec
@@ -181,20 +181,29 @@ def test_a_dropped_branch_leaves_a_crop_as_it_is_and_a_kept_one_is_scaled():
     none = [(every_crop([4, 3]), every_crop([4, 3]))] * (net.depth - 1)
     dropped = net(crops, None, [(kept, every_crop([4, 3])), *none])
 
-    class Scaled(nn.Module):
-        def __init__(self, layer: nn.Module, factor: float) -> None:
-            super().__init__()
-            self.layer, self.factor = layer, factor
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.layer(x) * self.factor
-
     for size, (indices, scale) in enumerate(zip(kept.crops, kept.scales, strict=True)):
         for crop in range(len(crops[size])):
             single = lively()
-            single.vit.blocks[0].ls1 = Scaled(single.vit.blocks[0].ls1, scale if crop in indices else 0.0)
+            with torch.no_grad():
+                single.vit.blocks[0].ls1.gamma.mul_(scale if crop in indices else 0.0)
             expected = single([crops[size][crop : crop + 1]])[0]
             close(Tokens(dropped[size].cls[crop : crop + 1], dropped[size].patches[crop : crop + 1]), expected)
+
+
+@pytest.mark.parametrize("ffn", ["mlp", "swiglu"])
+@pytest.mark.parametrize("recompute", ["hidden", "blocks"])
+def test_what_is_computed_again_changes_no_value_and_no_gradient(recompute: Recompute, ffn: str) -> None:
+    crops = [images(3), images(5, 16)]
+    drop = Kept((torch.tensor([0, 2]), torch.tensor([1, 2, 4])), (1.5, 5 / 3))
+    for kept in (None, [(drop, drop)] * 4):
+        found = []
+        for what in ("nothing", recompute):
+            net = backbone(0, ModelSpec(size="pico", patch=8, layer_scale=0.5, ffn=ffn))
+            tokens = net(crops, None, kept, what)
+            sum((part.cls.sin().sum() + part.patches.sin().sum()) for part in tokens).backward()
+            gradients = {name: parameter.grad for name, parameter in net.named_parameters() if name != "mask_token"}
+            found.append((tokens, gradients))
+        torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("model", KINDS)
