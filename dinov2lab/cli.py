@@ -4,13 +4,9 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
-
-if TYPE_CHECKING:
-    from dinov2lab.spec.study import Cell, Study
-    from dinov2lab.store.folders import Workspace
 
 app = typer.Typer(
     help="Studies of DINOv2 on your images: run, watch and report them.",
@@ -35,7 +31,7 @@ Sets = Annotated[
 Place = Annotated[Path, typer.Option("--workspace", help="Where runs, caches and the tracking database live.")]
 DataRoot = Annotated[Path, typer.Option("--data-root", help="What the paths of sources are relative to.")]
 Reports = Annotated[Path, typer.Option("--reports", help="Where reports are written, a folder for each study.")]
-Jobs = Annotated[int | None, typer.Option("--jobs", min=1, help="Runs at a time. [default: cores, or 1 with a GPU]")]
+Jobs = Annotated[int | None, typer.Option("--jobs", min=1, help="Runs at a time. [default: cores, or free GPUs]")]
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where to compute.")]
 Rerun = Annotated[bool, typer.Option("--rerun", help="Compute again what has a result.")]
 MoreSeeds = Annotated[
@@ -122,8 +118,10 @@ def run(
     if more_seeds:
         found = commands.with_more_seeds(found, more_seeds, place)
     if launcher == "slurm":
-        submit(found, place, data_root, reports, profiles or (), slurm or (), rerun=rerun, dry_run=dry_run)
-        return
+        from dinov2lab import cluster
+
+        where = cluster.Places(place, data_root, reports)
+        raise typer.Exit(cluster.run(found, where, profiles or (), slurm or (), rerun=rerun, dry_run=dry_run))
     if profiles or slurm:
         raise ValueError("--profile and --slurm are for --launcher slurm")
     if dry_run:
@@ -143,38 +141,6 @@ def run(
     if failed:
         terminal.note(f"{terminal.plural(failed, 'run')} failed: dinov2lab status {found.name}")
         raise typer.Exit(1)
-
-
-def submit(
-    found: "Study | Cell",
-    workspace: "Workspace",
-    data_root: Path,
-    reports: Path,
-    profiles: Sequence[str],
-    settings: Sequence[str],
-    *,
-    rerun: bool,
-    dry_run: bool,
-) -> None:
-    """`run` on a cluster: it returns when the jobs are with Slurm."""
-    from dinov2lab import cluster, commands, terminal
-    from dinov2lab.data.source import Roots
-    from dinov2lab.lab.submit import Order
-    from dinov2lab.spec.study import Study
-
-    if not isinstance(found, Study):
-        raise ValueError("--launcher slurm wants a study; a recipe alone runs here")
-    arms = cluster.profiles_of(found, profiles, settings)
-    order = Order(found, arms, workspace, Roots(data_root, workspace.cache), reports)
-    if dry_run:
-        terminal.show_scripts(cluster.preview(order))
-        return
-    launched = cluster.launch(order, rerun=rerun)
-    if launched.over:
-        cluster.publish(order)
-        terminal.show_verdict(found, commands.verdict_of(reports / found.name), reports / found.name, as_json=False)
-        raise typer.Exit(int("failed" in launched.states))
-    terminal.show_launched(found, launched.submitted, launched.jobs.all if launched.jobs else (), launched.states)
 
 
 @app.command()

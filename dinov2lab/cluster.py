@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dinov2lab.data.source import open_source
-from dinov2lab.lab import slurm, submit, tracking
+from dinov2lab import commands, terminal
+from dinov2lab.data.source import Roots
+from dinov2lab.lab import opening, slurm, submit, tracking
 from dinov2lab.lab.outcome import bury
 from dinov2lab.lab.plan import is_finished
 from dinov2lab.lab.standing import standings
@@ -47,6 +48,38 @@ def profiles_of(study: Study, names: Sequence[str], settings: Sequence[str]) -> 
     return {arm: loaded[own.get(arm, common)] for arm in arms}
 
 
+class Places(NamedTuple):
+    workspace: Workspace
+    data: Path
+    reports: Path
+
+
+def run(
+    found: Study | Cell,
+    places: Places,
+    profiles: Sequence[str],
+    settings: Sequence[str],
+    *,
+    rerun: bool,
+    dry_run: bool,
+) -> int:
+    """The exit code of `run` on a cluster. It returns when the jobs are with Slurm."""
+    if not isinstance(found, Study):
+        raise ValueError("--launcher slurm wants a study; a recipe alone runs here")
+    arms, report = profiles_of(found, profiles, settings), places.reports / found.name
+    order = Order(found, arms, places.workspace, Roots(places.data, places.workspace.cache), places.reports)
+    if dry_run:
+        terminal.show_scripts(preview(order))
+        return 0
+    launched = launch(order, rerun=rerun)
+    if launched.over:
+        publish(order)
+        terminal.show_verdict(found, commands.verdict_of(report), report, as_json=False)
+        return int("failed" in launched.states)
+    terminal.show_launched(found, launched.submitted, launched.jobs.all if launched.jobs else (), launched.states)
+    return 0
+
+
 def preview(order: Order) -> list[tuple[str, str]]:
     """(what, sbatch's text) of the jobs that a launch would submit."""
     left = [cell for cell, found in _standings(order) if found.state not in SETTLED]
@@ -67,8 +100,7 @@ class Launched(NamedTuple):
 def launch(order: Order, *, rerun: bool) -> Launched:
     """Submit what has no result and no job. What failed before is tried again. Raises ValueError."""
     _refuse_paths(order)
-    for uri in sorted({uri for cell in expand(order.study) for uri in cell.spec.sources()}):
-        open_source(uri, order.roots)  # a wrong path is said once, and before anything is submitted
+    opening.check(expand(order.study), order.roots)
     with atomic.locked(order.workspace.slurm / "lock"):
         queue = slurm.queue()
         _forget_half_sent(order.workspace, queue)
@@ -102,7 +134,7 @@ def _submit(order: Order, queue: Mapping[str, slurm.Queued], again: Sequence[Sta
         folder = order.workspace.run(cell.run)
         if each.state not in again:
             continue
-        if reason := attempts.exhausted(folder):
+        if reason := attempts.unsendable(folder):
             bury(folder, f"{reason}; {each.note}" if each.note else reason)
         elif not (again == ("lost",) and "CANCELLED" in each.note):  # somebody meant it
             left.append(cell)

@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from dinov2lab.lab.devices import free_gpus
 from dinov2lab.lab.plan import is_finished, plan
 from dinov2lab.lab.standing import standings
+from dinov2lab.publisher import Publisher
 from dinov2lab.spec.cost import images_of_run
 from dinov2lab.spec.document import did_you_mean
 from dinov2lab.spec.identity import run_id
@@ -90,7 +92,7 @@ def resources_for(jobs: int | None, device: Literal["auto", "cpu", "cuda"]) -> t
     """How many runs at a time, and what each of them gets."""
     cores = len(os.sched_getaffinity(0))
     gpu = device == "cuda" or (device == "auto" and Path("/dev/nvidiactl").exists())
-    jobs = jobs or (1 if gpu else cores)
+    jobs = jobs or (max(1, len(free_gpus())) if gpu else cores)
     # One thread each: on small networks a second one costs more than it brings, and on a busy machine it waits for the first.
     return jobs, Resources(device=device, threads=max(1, cores // jobs) if gpu else 1)
 
@@ -175,32 +177,30 @@ def run_study(
     if not rerun and is_finished(study, workspace, report):
         _name_stale(cells, workspace, roots)
         return 0
-    from dinov2lab.lab import launch, tracking
-    from dinov2lab.report.render import write_report
+    from dinov2lab.lab import launch
 
     studies.record(study, workspace)
-
-    def publish() -> str | None:
-        write_report(study, workspace, report)
-        return mirror()
-
-    def mirror() -> str | None:
-        return tracking.try_sync(study, workspace, report.parent)
-
-    follow = _following([workspace.run(cell.run) for cell in cells], ended=publish, now_and_then=mirror)
-    with watching(cells, workspace, study.metrics):
-        failed = launch.run_study(
-            study, workspace, roots, jobs=jobs, resources=resources, rerun=rerun, on_change=follow
-        )
-    if late := publish():
-        note(f"MLflow is behind, `dinov2lab sync` completes it: {late}")
+    devices = free_gpus() if resources.device != "cpu" else ()
+    with Publisher(study.name, workspace, report.parent) as publisher:
+        follow = _following([workspace.run(cell.run) for cell in cells], publisher)
+        with watching(cells, workspace, study.metrics):
+            failed = launch.run_study(
+                study,
+                workspace,
+                roots,
+                jobs=jobs,
+                devices=devices,
+                resources=resources,
+                rerun=rerun,
+                on_change=follow,
+            )
+        if behind := publisher.finish():
+            note(f"MLflow is behind, `dinov2lab sync` completes it: {behind}")
     return failed
 
 
-def _following(
-    folders: Sequence[RunFolder], *, ended: Callable[[], object], now_and_then: Callable[[], object]
-) -> Callable[[], None]:
-    """What to call often: it calls `ended` when a run has ended, and `now_and_then` while none does."""
+def _following(folders: Sequence[RunFolder], publisher: Publisher) -> Callable[[], None]:
+    """What to call often: it has the report written when a run has ended, and MLflow updated while none does."""
 
     def outcomes() -> set[Path]:
         return {file for folder in folders for file in (folder.result, folder.failure) if file.exists()}
@@ -209,14 +209,11 @@ def _following(
 
     def follow() -> None:
         nonlocal known, last
-        fresh, known = outcomes() - known, outcomes()
-        if fresh:
-            ended()
-        elif time.monotonic() - last > MIRROR_SECONDS:
-            now_and_then()
-        else:
+        fresh = outcomes() - known
+        if not (fresh or time.monotonic() - last > MIRROR_SECONDS):
             return
-        last = time.monotonic()
+        if publisher.ask("report" if fresh else "mirror"):
+            known, last = known | fresh, time.monotonic()
 
     return follow
 

@@ -13,6 +13,7 @@ ROWS = (
     ("cluster",),
     ("searching",),
     ("commands",),
+    ("publisher",),
     ("terminal",),
     ("lab", "report"),
     ("curation", "training", "evaluation", "export"),

@@ -1,14 +1,13 @@
 """Running a study on this machine: workers that share the plan, failures that stay cells, a mirror that follows."""
 
-import json
-import subprocess
-import sys
-import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 
-from dinov2lab.data.source import Roots, open_source
+from dinov2lab.data.source import Roots
+from dinov2lab.lab import opening
 from dinov2lab.lab.outcome import bury
+from dinov2lab.lab.workers import ENOUGH, Worker, cause, dismiss
 from dinov2lab.spec.resources import Resources
 from dinov2lab.spec.study import Cell, Study, expand
 from dinov2lab.store import atomic, attempts
@@ -24,6 +23,7 @@ def run_study(
     roots: Roots,
     *,
     jobs: int,
+    devices: Sequence[str],
     resources: Resources,
     rerun: bool,
     on_change: Callable[[], None],
@@ -31,22 +31,21 @@ def run_study(
     """Bring every run of `study` to an outcome and return how many failed. What has a result is left alone; what failed
     before is tried again, from its last checkpoint.
 
-    `on_change` is called about twice a second. Raises ValueError where a source cannot be opened; KeyboardInterrupt, after
-    the workers have written their checkpoints.
+    `jobs` runs go on at a time, each on one of `devices` where there are any. `on_change` is called about twice a second.
+    Raises ValueError where a source cannot be opened; KeyboardInterrupt, after the workers have written their checkpoints.
     """
     cells = expand(study)
-    for uri in sorted({uri for cell in cells for uri in cell.spec.sources()}):
-        open_source(uri, roots)  # a wrong path is said once, and before anything starts
+    opening.check(cells, roots)
     for cell in cells:
         _make_way(workspace.run(cell.run), rerun=rerun)
-    crew = _Crew(cells, workspace, roots, resources, jobs)
+    crew = _Crew(cells, workspace, roots, resources, jobs, devices)
     try:
         while not crew.done():
             crew.staff()
             on_change()
             time.sleep(_POLL)
     finally:
-        crew.dismiss()
+        dismiss(crew.workers)
     on_change()
     return sum(outcome.status == "failed" for outcome in crew.outcomes())
 
@@ -64,16 +63,23 @@ class _Crew:
     """Worker processes over the cells of one study."""
 
     def __init__(
-        self, cells: Sequence[Cell], workspace: Workspace, roots: Roots, resources: Resources, jobs: int
+        self,
+        cells: Sequence[Cell],
+        workspace: Workspace,
+        roots: Roots,
+        resources: Resources,
+        jobs: int,
+        devices: Sequence[str],
     ) -> None:
-        self._cells, self._workspace, self._jobs = cells, workspace, jobs
+        self._cells, self._workspace, self._jobs, self._devices = cells, workspace, jobs, devices
         self._plan: dict[str, object] = {
             "workspace": str(workspace.path),
             "data": str(roots.data),
             "cache": str(roots.cache),
             "resources": resources.model_dump(mode="json"),
         }
-        self._workers: list[_Worker] = []
+        self._stillborn = 0
+        self.workers: list[Worker] = []
 
     def outcomes(self) -> list[RunResult]:
         found = [self._workspace.run(cell.run).outcome() for cell in self._cells]
@@ -84,75 +90,34 @@ class _Crew:
 
     def staff(self) -> None:
         """Bury dead workers, and start new ones as long as there are runs that nobody computes."""
-        for worker in [worker for worker in self._workers if not worker.alive()]:
-            self._workers.remove(worker)
-            if worker.code != 0 and worker.run is not None:
+        for worker in [worker for worker in self.workers if not worker.alive()]:
+            self.workers.remove(worker)
+            if worker.code != 0:
                 self._died(worker.run, worker.code)
-        taken = {worker.run for worker in self._workers}
+        taken = {worker.run for worker in self.workers}
         free = [cell for cell in self._cells if cell.run not in taken and self._open(self._workspace.run(cell.run))]
-        idle = sum(worker.run is None for worker in self._workers)  # on their way to one of them
-        for _ in range(min(self._jobs - len(self._workers), len(free) - idle)):
-            self._workers.append(_Worker(self._plan | {"specs": [cell.spec.model_dump_json() for cell in self._cells]}))
+        idle = sum(worker.run is None for worker in self.workers)  # on their way to one of them
+        for _ in range(min(self._jobs - len(self.workers), len(free) - idle)):
+            plan = self._plan | {"specs": [cell.spec.model_dump_json() for cell in self._cells]}
+            self.workers.append(Worker(plan, self._device()))
+
+    def _device(self) -> str | None:
+        """The one that fewest workers have; none where there is no choice."""
+        load = Counter(worker.device for worker in self.workers)
+        return min(self._devices, key=lambda device: load[device], default=None)
 
     @staticmethod
     def _open(folder: RunFolder) -> bool:
         return not folder.result.exists() and not folder.failure.exists() and not atomic.held(folder.lock)
 
-    def _died(self, run: str, code: int) -> None:
+    def _died(self, run: str | None, code: int) -> None:
+        self._stillborn = self._stillborn + 1 if run is None else 0
+        if self._stillborn >= ENOUGH:
+            raise ValueError(
+                f"{ENOUGH} workers died one after the other before they began a run, of {cause(code)}; see above"
+            )
+        if run is None:
+            return
         folder = self._workspace.run(run)
         if folder.outcome() is None and (reason := attempts.exhausted(folder)):
-            bury(folder, f"{reason}, the last time by {_cause(code)}")
-
-    def dismiss(self) -> None:
-        """Ask all workers to write a checkpoint and leave, and wait for them."""
-        for worker in self._workers:
-            worker.ask_to_stop()
-        for worker in self._workers:
-            worker.wait()
-
-
-def _cause(code: int) -> str:
-    if code == -9:
-        return "signal 9 (killed by hand, or out of memory)"
-    return f"signal {-code}" if code < 0 else f"exit code {code}"
-
-
-class _Worker:
-    def __init__(self, plan: dict[str, object]) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "dinov2lab.lab.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.run: str | None = None  # the run it works on
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(plan) + "\n")
-        self._process.stdin.flush()
-        threading.Thread(target=self._listen, daemon=True).start()
-
-    def _listen(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            word, _, run = line.strip().partition(" ")
-            if word == "begin":
-                self.run = run
-
-    def alive(self) -> bool:
-        return self._process.poll() is None
-
-    @property
-    def code(self) -> int:
-        return self._process.returncode or 0
-
-    def ask_to_stop(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-
-    def wait(self) -> None:
-        """Until it has left; a second Ctrl-C ends it at once."""
-        try:
-            self._process.wait()
-        except KeyboardInterrupt:
-            self._process.kill()
-            raise
+            bury(folder, f"{reason}, the last time by {cause(code)}")

@@ -2,13 +2,16 @@
 
 It reads one JSON line from its standard input (what to run and where) and goes on until the plan is done. When the standard
 input ends, its parent is gone or wants it to stop: it writes a checkpoint and leaves. `begin RUN` on its standard output says
-what it works on.
+what it works on; what the process says on stderr from then on goes into the run's log.
 """
 
+import faulthandler
 import json
+import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from dinov2lab.data.source import Roots
@@ -20,6 +23,7 @@ from dinov2lab.store.folders import Workspace
 
 
 def main() -> None:
+    faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C in the terminal reaches all; the parent decides
     plan = json.loads(sys.stdin.readline())
     stop = threading.Event()
@@ -37,14 +41,15 @@ def _run(spec: RunSpec, workspace: Workspace, roots: Roots, resources: Resources
     """Leave what has an outcome or is being computed by somebody else."""
     if workspace.run(run_id(spec)).outcome() is not None:
         return
-    try:
-        execute(spec, workspace, roots, resources, stop=stop.is_set, begun=_say_begun)
-    except (Busy, Stopped):
-        return
 
+    def begun(run: str) -> None:
+        print(f"begin {run}", flush=True)
+        log = os.open(workspace.run(run).log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(log, sys.stderr.fileno())
+        os.close(log)
 
-def _say_begun(run: str) -> None:
-    print(f"begin {run}", flush=True)
+    with suppress(Busy, Stopped):
+        execute(spec, workspace, roots, resources, stop=stop.is_set, begun=begun)
 
 
 def _watch_parent(stop: threading.Event) -> None:

@@ -31,13 +31,17 @@ def futile(folder: RunFolder, what: What) -> int:
 
 
 def exhausted(folder: RunFolder) -> str | None:
-    """Why no further attempt is worth it; None as long as one is."""
-    step = _reached(folder)["step"]
+    """Why no process should begin once more; None as long as one should."""
     if (deaths := futile(folder, "begun")) >= LIMIT:
-        return f"its process died {deaths} times without getting past step {step}"
-    if (jobs := futile(folder, "submitted")) >= LIMIT:
-        return f"{jobs} jobs ended without getting past step {step}"
+        return f"its process died {deaths} times without getting past step {_reached(folder)['step']}"
     return None
+
+
+def unsendable(folder: RunFolder) -> str | None:
+    """Why no job should be sent once more: `exhausted`, or jobs that end before they begin."""
+    if (jobs := futile(folder, "submitted")) >= LIMIT and exhausted(folder) is None:
+        return f"{jobs} jobs ended without getting past step {_reached(folder)['step']}"
+    return exhausted(folder)
 
 
 def forget(folder: RunFolder) -> None:

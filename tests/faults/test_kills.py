@@ -1,8 +1,9 @@
-"""A run killed at random moments and resumed each time ends as the undisturbed one, and MLflow holds each step once."""
+"""A study whose processes are killed at random moments, and started each time again, ends as the undisturbed one did."""
 
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,86 +13,132 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import RECIPE, STUDY, dinov2lab
+from tiny import EMBEDDER, RECIPE, STUDY, dinov2lab
 
-KILLS = int(os.environ.get("KILLS", "4"))  # 20 for the full measurement, see benchmarks/README.md
-ARMS = "arms:\n  uncurated: {curation.stages: [{stage: sample, images: 96}]}\n"
-LONGER = RECIPE.replace("steps: 12", "steps: 300").replace("every: 128", "every: 1600")
+from dinov2lab.store import atomic
+
+KILLS = int(os.environ.get("KILLS", "20"))  # 200 for the full measurement, see benchmarks/README.md
+SEED = 7
+LONGER = RECIPE.replace("steps: 12", "steps: 40")
+RUN = ("run", "path", "--device", "cpu", "--jobs", "2")
 
 
 def prepared(folder: Path) -> Path:
-    (folder / "experiments").mkdir(parents=True)
-    (folder / "ablations").mkdir()
-    (folder / "experiments" / "tiny.yaml").write_text(LONGER)
-    (folder / "ablations" / "path.yaml").write_text(STUDY.split("arms:")[0].replace("[0, 1]", "[0]") + ARMS)
+    for name, text in (
+        ("experiments/tiny.yaml", LONGER),
+        ("experiments/embedder.yaml", EMBEDDER),
+        ("ablations/path.yaml", STUDY),
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
     return folder
 
 
-def result(folder: Path) -> dict[str, Any]:
-    (file,) = folder.glob("lab/runs/*/result.json")
-    content: dict[str, Any] = json.loads(file.read_text())
-    return content
+def results(folder: Path) -> dict[str, Any]:
+    found = [json.loads(file.read_text()) for file in folder.glob("lab/runs/*/result.json")]
+    return {result["run"]: result["metrics"] for result in found}
 
 
-def rows(folder: Path) -> list[dict[str, Any]]:
-    (file,) = folder.glob("lab/runs/*/metrics.jsonl")
-    return [json.loads(line) for line in file.read_text().splitlines()]
+def rows(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Of each run, without what a clock says."""
+    found = {}
+    for file in folder.glob("lab/runs/*/metrics.jsonl"):
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        timeless = [
+            {name: row[name] for name in row if name not in ("time", "speed/images_per_second")} for row in lines
+        ]
+        found[file.parent.name] = timeless
+    return found
 
 
-def processes(folder: Path) -> list[int]:
-    """Of the run: the command and its workers, found by their folder."""
-    found = []
+def processes(folder: Path) -> dict[int, str]:
+    """Of the study: the command, its workers, what opens the sources and what writes the report, by their folder."""
+    found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                if (entry / "cwd").resolve() == folder.resolve() and b"dinov2lab" in (entry / "cmdline").read_bytes():
-                    found.append(int(entry.name))
+                words = (entry / "cmdline").read_bytes().decode().split("\0")
+                if (entry / "cwd").resolve() == folder.resolve() and any("dinov2lab" in word for word in words):
+                    found[int(entry.name)] = next(word for word in words if "dinov2lab" in word)
             except OSError:
                 continue
     return found
 
 
-@pytest.mark.system
-def test_killed_and_resumed_it_ends_with_the_same_numbers(tmp_path: Path) -> None:
-    calm, stormy = prepared(tmp_path / "calm"), prepared(tmp_path / "stormy")
-    assert dinov2lab(calm, "run", "path").returncode == 0
-    chance = random.Random(7)
-    command = [sys.executable, "-m", "dinov2lab.cli", "run", "path"]
-    for _ in range(KILLS):
-        process = subprocess.Popen(command, cwd=stormy, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(chance.uniform(2, 20))
-        victims = processes(stormy)
-        for victim in chance.sample(victims, chance.randint(1, len(victims))) if victims else []:
+def kill_some(folder: Path, chance: random.Random) -> Counter[str]:
+    """One of the processes, or now and then all of them at once."""
+    there = processes(folder)
+    victims = sorted(there) if chance.random() < 0.2 else chance.sample(sorted(there), min(1, len(there)))
+    for victim in victims:
+        try:
             os.kill(victim, signal.SIGKILL)
-        process.kill()
-        process.wait()
-        wait_until_gone(stormy)
-    answer = dinov2lab(stormy, "run", "path")
-    assert answer.returncode == 0, answer.stderr
-    assert result(stormy)["metrics"] == result(calm)["metrics"]
-    steady = [name for name in rows(calm)[-1] if name not in ("time", "speed/images_per_second")]
-    assert [[row.get(name) for name in steady] for row in rows(stormy)] == [
-        [row.get(name) for name in steady] for row in rows(calm)
-    ]
-    assert not list(stormy.rglob("*.tmp"))
-    assert mirrored(stormy) == len(rows(stormy))
+        except ProcessLookupError:
+            victims.remove(victim)
+    return Counter(there[victim].rpartition(".")[2] for victim in victims)
+
+
+@pytest.mark.system
+def test_killed_at_random_it_ends_with_the_same_numbers(tmp_path: Path) -> None:
+    calm = prepared(tmp_path / "calm")
+    assert dinov2lab(calm, *RUN).returncode == 0
+    chance, killed, rounds = random.Random(SEED), Counter[str](), 0
+    while killed.total() < KILLS:
+        rounds += 1
+        stormy = prepared(tmp_path / f"stormy{rounds}")
+        killed += storm(stormy, chance, KILLS - killed.total())
+        answer = dinov2lab(stormy, *RUN)
+        assert answer.returncode == 0, answer.stderr
+        assert_as_if_nothing_had_happened(stormy, calm)
+        shutil.rmtree(stormy)
+    print(f"{killed.total()} kills in {rounds} rounds: {dict(killed)}")
+
+
+def storm(folder: Path, chance: random.Random, kills: int) -> Counter[str]:
+    """Kill until that many have died, or until the study has ended all the same."""
+    killed = Counter[str]()
+    while killed.total() < kills:
+        command = [sys.executable, "-m", "dinov2lab.cli", *RUN]
+        with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            while process.poll() is None and killed.total() < kills:
+                time.sleep(chance.uniform(0.1, 5))
+                killed += kill_some(folder, chance)
+            if process.poll() == 0:
+                return killed
+            process.kill()
+        wait_until_gone(folder)
+    return killed
 
 
 def wait_until_gone(folder: Path) -> None:
     """A worker whose parent is gone writes a checkpoint and leaves."""
     deadline = time.monotonic() + 60
-    while processes(folder):
-        assert time.monotonic() < deadline, "a worker outlives its parent"
-        time.sleep(0.2)
+    while left := processes(folder):
+        assert time.monotonic() < deadline, f"outlived their parent: {left}"
+        time.sleep(0.1)
 
 
-def mirrored(folder: Path) -> int:
-    """How many points of the loss MLflow holds, each step once."""
+def assert_as_if_nothing_had_happened(stormy: Path, calm: Path) -> None:
+    assert results(stormy) == results(calm)
+    assert rows(stormy) == rows(calm)
+    assert not processes(stormy)
+    assert not [file for pattern in (".*.tmp", "heartbeat.json") for file in stormy.rglob(pattern)]
+    assert not [lock for lock in (*stormy.rglob("lock"), *stormy.rglob("*.lock")) if atomic.held(lock)]
+    assert mirrored(stormy) == {run: len(found) for run, found in rows(stormy).items() if run in mirrored(stormy)}
+    assert len(mirrored(stormy)) == 4
+
+
+def mirrored(folder: Path) -> dict[str, int]:
+    """Run -> how many points of its loss MLflow holds, each step once."""
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{folder}/lab/mlflow.db")
     (experiment,) = [each for each in client.search_experiments() if each.name == "path"]
-    (child,) = client.search_runs([experiment.experiment_id], "tags.arm = 'uncurated'")
-    steps = Counter(point.step for point in client.get_metric_history(child.info.run_id, "loss/total"))
-    assert set(steps.values()) == {1}
-    return len(steps)
+    children = client.search_runs([experiment.experiment_id], "tags.`dinov2lab.kind` = 'run'")
+    found = {}
+    for child in children:
+        steps = Counter(point.step for point in client.get_metric_history(child.info.run_id, "loss/total"))
+        assert set(steps.values()) == {1}
+        assert child.info.status == "FINISHED"
+        found[child.data.tags["run_id"]] = len(steps)
+    assert len(found) == len(children), "a run is there twice"
+    return found

@@ -1,0 +1,79 @@
+"""The processes that compute the runs of a study on this machine, and how one of them ended."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+ENOUGH = 3  # workers that die one after the other before they have begun a run
+
+
+def cause(code: int) -> str:
+    if code == -9:
+        return "signal 9 (killed by hand, or out of memory)"
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+class Worker:
+    """A process that goes through a plan. Where there are GPUs, it sees one of them alone."""
+
+    def __init__(self, plan: dict[str, object], device: str | None) -> None:
+        environment = os.environ | ({"CUDA_VISIBLE_DEVICES": device} if device is not None else {})
+        self.device = device
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "dinov2lab.lab.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        self.pid = self._process.pid
+        self.run: str | None = None  # the run it works on
+        self._tell(json.dumps(plan) + "\n")
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _tell(self, text: str) -> None:
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # it has died; its exit code will tell
+            self._process.stdin.write(text)
+            self._process.stdin.flush()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            word, _, run = line.strip().partition(" ")
+            if word == "begin":
+                self.run = run
+
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def code(self) -> int:
+        return self._process.returncode or 0
+
+    def ask_to_stop(self) -> None:
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def dismiss(workers: Sequence[Worker]) -> None:
+    """Ask all of them to write a checkpoint and leave, and wait for them; a second Ctrl-C ends them at once."""
+    try:
+        for worker in workers:
+            worker.ask_to_stop()
+        while any(worker.alive() for worker in workers):
+            time.sleep(0.05)
+    except KeyboardInterrupt:
+        for worker in workers:
+            worker.kill()
+        raise

@@ -1,0 +1,115 @@
+"""Report and MLflow in a process of their own: the launcher stays small and never waits for either.
+
+The process (`python -m dinov2lab.publisher STUDY WORKSPACE REPORTS`) reads `report` or `mirror` line by line from its
+standard input and answers each with one line: `done`, `behind` and what MLflow lacks, or `error` and why there is no report.
+It leaves when the input ends.
+"""
+
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from dinov2lab.spec.study import Study
+from dinov2lab.store.folders import Workspace
+from dinov2lab.store.studies import stored
+
+What = Literal["report", "mirror"]
+
+
+class Publisher:
+    """The launcher's end of it. The process starts when it is first asked for something."""
+
+    def __init__(self, study: str, workspace: Workspace, reports: Path) -> None:
+        self._words = [study, str(workspace.path), str(reports)]
+        self._process: subprocess.Popen[str] | None = None
+        self._waiting: threading.Thread | None = None
+        self._answer = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """What it is at it finishes by itself, unless there is no time for that."""
+        if self._process is not None:
+            if kind is not None:
+                self._process.terminate()
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            self._process.wait()
+
+    def ask(self, what: What) -> bool:
+        """Have it done without waiting; False where the last request is not answered yet."""
+        if self._waiting is not None and self._waiting.is_alive():
+            return False
+        process = self._running()
+        assert process.stdin is not None
+        process.stdin.write(what + "\n")
+        process.stdin.flush()
+        self._waiting = threading.Thread(target=self._listen, args=(process,), daemon=True)
+        self._waiting.start()
+        return True
+
+    def finish(self) -> str:
+        """Have the report written from all that there is now, and wait for it; returns what MLflow lacks, or nothing.
+
+        Raises ValueError where no report can be written.
+        """
+        for _ in range(2):  # a process that was killed gets a successor
+            if self._waiting is not None:
+                self._waiting.join()
+            self.ask("report")
+            assert self._waiting is not None
+            self._waiting.join()
+            word, _, words = self._answer.partition(" ")
+            if word == "error":
+                raise ValueError(words)
+            if word:
+                return words
+        raise ValueError("the process that writes the report died twice; see above")
+
+    def _running(self) -> "subprocess.Popen[str]":
+        if self._process is None or self._process.poll() is not None:
+            command = [sys.executable, "-m", "dinov2lab.publisher", *self._words]
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        return self._process
+
+    def _listen(self, process: "subprocess.Popen[str]") -> None:
+        assert process.stdout is not None
+        self._answer = process.stdout.readline().strip()
+        if not self._answer:
+            process.wait()  # it has died
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C in the terminal reaches all; the parent decides
+    name, place, reports = sys.argv[1:]
+    workspace = Workspace(Path(place))
+    study = stored(name, workspace)
+    assert study is not None, "a launch records its study first"
+    for line in sys.stdin:
+        sys.stdout.write(_published(study, workspace, Path(reports), report=line.strip() == "report") + "\n")
+        sys.stdout.flush()
+
+
+def _published(study: Study, workspace: Workspace, reports: Path, *, report: bool) -> str:
+    from dinov2lab.lab import tracking
+
+    try:
+        if report:
+            from dinov2lab.report.render import write_report
+
+            write_report(study, workspace, reports / study.name)
+    except (ValueError, OSError) as error:
+        return f"error {str(error).splitlines()[0]}"
+    behind = tracking.try_sync(study, workspace, reports)
+    return f"behind {behind}" if behind else "done"
+
+
+if __name__ == "__main__":
+    main()
