@@ -210,22 +210,26 @@ def logs(
 ) -> None:
     """What the process of a run said, here or on the cluster."""
     from dinov2lab import cluster
-    from dinov2lab.store.folders import Workspace
 
-    folder, log = cluster.log_of(run, Workspace(workspace))
-    typer.echo(log, err=True)
-    for text in cluster.follow(folder, log, on=follow):
-        typer.echo(text, nl=False)
+    cluster.show_log(run, workspace, follow=follow)
 
 
 @app.command()
 def cancel(study: StudyName, workspace: Place = LAB) -> None:
     """End a study's jobs on the cluster. Its runs keep their checkpoints, and `run` goes on from there."""
-    from dinov2lab import cluster, commands, terminal
-    from dinov2lab.store.folders import Workspace
+    from dinov2lab import cluster
 
-    place = Workspace(workspace)
-    typer.echo(f"{terminal.plural(cluster.cancel(commands.find_study(study, place), place), 'job')} cancelled")
+    cluster.end(study, workspace)
+
+
+@app.command()
+def gc(
+    remove: Annotated[bool, typer.Option("--remove", help="Remove it, too.")] = False, workspace: Place = LAB
+) -> None:
+    """Show what no study that ran here needs."""
+    from dinov2lab import cluster
+
+    cluster.tidy(workspace, remove=remove)
 
 
 @app.command()

@@ -2,23 +2,22 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dinov2lab import commands, terminal
+from dinov2lab import commands, publisher, terminal
 from dinov2lab.data.source import Roots
 from dinov2lab.lab import opening, slurm, submit, tracking
 from dinov2lab.lab.outcome import bury
 from dinov2lab.lab.plan import is_finished
 from dinov2lab.lab.standing import standings
 from dinov2lab.lab.submit import Order
-from dinov2lab.report.render import write_report
 from dinov2lab.spec.document import SpecError, did_you_mean
 from dinov2lab.spec.profile import load_profile
 from dinov2lab.spec.resources import Slurm
 from dinov2lab.spec.study import Cell, Study, expand
-from dinov2lab.store import atomic, attempts, studies
+from dinov2lab.store import atomic, attempts, garbage, studies
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.result import RunFolder
 from dinov2lab.store.state import Standing, State
@@ -123,7 +122,7 @@ def publish(order: Order) -> str | None:
     """Report and MLflow, from what there is; returns what MLflow lacks and why."""
     report = order.reports / order.study.name
     if not is_finished(order.study, order.workspace, report):
-        write_report(order.study, order.workspace, report)
+        publisher.write(order.study, order.workspace, report)
     return tracking.try_sync(order.study, order.workspace, order.reports, seconds=600)
 
 
@@ -180,8 +179,10 @@ def _refuse_paths(order: Order) -> None:
             )
 
 
-def cancel(study: Study, workspace: Workspace) -> int:
-    """End the study's jobs that wait or run; how many there were. Runs keep their checkpoints."""
+def end(name: str, place: Path) -> None:
+    """End the study's jobs that wait or run. Runs keep their checkpoints."""
+    workspace = Workspace(place)
+    study = commands.find_study(name, workspace)
     with atomic.locked(workspace.slurm / "lock"):
         queue = slurm.queue()
         _forget_half_sent(workspace, queue)
@@ -192,10 +193,35 @@ def cancel(study: Study, workspace: Workspace) -> int:
             if (sent := submission(folder)) and sent.job in ending:
                 folder.submission.unlink()
         slurm.cancel({job.partition("_")[0] for job in ending})
-        return len(ending)
+    terminal.say(f"{terminal.plural(len(ending), 'job')} cancelled")
 
 
-def log_of(run: str, workspace: Workspace) -> tuple[RunFolder, Path]:
+def tidy(place: Path, *, remove: bool) -> None:
+    """Show what no study needs, and remove it where that is asked for. Slurm is asked where jobs were ever sent from here."""
+    workspace = Workspace(place)
+    queued = {each.name for each in slurm.queue().values()} if launches(workspace) else set[str]()
+    found = garbage.leftovers(workspace, queued)
+    if remove:
+        garbage.remove(found)
+    terminal.show_garbage(found, remove)
+
+
+def show_log(run: str, place: Path, *, follow: bool) -> None:
+    """The log of the run whose id begins with `run`; with `follow`, also what is added until it has an outcome."""
+    folder, log = _log_of(run, Workspace(place))
+    terminal.note(str(log))
+    offset, over = 0, False
+    while not over:
+        over = not follow or folder.outcome() is not None
+        text = log.read_bytes()[offset:] if log.exists() else b""
+        offset += len(text)
+        if text:
+            terminal.say(text.decode(errors="replace").rstrip("\n"))
+        if not over:
+            time.sleep(POLL)
+
+
+def _log_of(run: str, workspace: Workspace) -> tuple[RunFolder, Path]:
     """The folder and the log of the run whose id begins with `run`. Raises ValueError."""
     known = [path.name for path in workspace.runs.iterdir()] if workspace.runs.is_dir() else []
     found = [name for name in known if name.startswith(run)]
@@ -205,20 +231,3 @@ def log_of(run: str, workspace: Workspace) -> tuple[RunFolder, Path]:
     folder = workspace.run(found[0])
     sent = submission(folder)
     return folder, sent.log if sent else folder.log
-
-
-def follow(folder: RunFolder, log: Path, *, on: bool) -> Iterator[str]:
-    """The text of a log; with `on`, also what is added to it until the run has an outcome."""
-    offset = 0
-    while True:
-        over = not on or folder.outcome() is not None
-        if log.exists():
-            with log.open("rb") as file:
-                file.seek(offset)
-                text = file.read()
-            offset += len(text)
-            if text:
-                yield text.decode(errors="replace")
-        if over:
-            return
-        time.sleep(POLL)

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 from dinov2lab.spec.study import Study
+from dinov2lab.store import atomic
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.studies import stored
 
@@ -97,14 +98,21 @@ def main() -> None:
         sys.stdout.flush()
 
 
+def write(study: Study, workspace: Workspace, report: Path) -> None:
+    """A study's report, by one process at a time, which tidies up after one that was killed."""
+    from dinov2lab.report.render import write_report
+
+    with atomic.locked(workspace.studies / f"{study.name}.lock"):
+        atomic.sweep(report)
+        write_report(study, workspace, report)
+
+
 def _published(study: Study, workspace: Workspace, reports: Path, *, report: bool) -> str:
     from dinov2lab.lab import tracking
 
     try:
         if report:
-            from dinov2lab.report.render import write_report
-
-            write_report(study, workspace, reports / study.name)
+            write(study, workspace, reports / study.name)
     except (ValueError, OSError) as error:
         return f"error {str(error).splitlines()[0]}"
     behind = tracking.try_sync(study, workspace, reports)

@@ -20,6 +20,7 @@ from dinov2lab.store.result import RunResult
 from dinov2lab.store.state import Follower, seconds_left
 
 if TYPE_CHECKING:
+    from dinov2lab.store.garbage import Leftover
     from dinov2lab.store.manifest import Manifest
 
 POLL_SECONDS = 1.0
@@ -286,3 +287,13 @@ def show_launched(study: Study, submitted: int, jobs: Sequence[str], states: Seq
     before = f"; before: {counted(counts)}" if counts else ""
     say(f"{plural(submitted, 'run')} submitted{f' as jobs {chr(44).join(jobs)}' if jobs else ''}{before}")
     say(f"The terminal may be closed: dinov2lab status {study.name}, and a report follows the last run")
+
+
+def show_garbage(found: "Sequence[Leftover]", removed: bool) -> None:
+    if found:
+        lines = [(str(each.path), each.why, f"{each.size / 2**20:,.1f} MB") for each in found]
+        table(("path", "what", "size"), lines, right=("size",))
+    total = sum(each.size for each in found) / 2**20
+    say(
+        f"{total:,.1f} MB {'removed' if removed else 'that no study needs' + ('; --remove removes them' if found else '')}"
+    )

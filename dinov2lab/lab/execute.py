@@ -29,7 +29,7 @@ from dinov2lab.spec.identity import run_id
 from dinov2lab.spec.model import RunWeights
 from dinov2lab.spec.resources import Resources
 from dinov2lab.spec.run import RunSpec
-from dinov2lab.store import atomic, attempts, heartbeat
+from dinov2lab.store import atomic, attempts, disk, heartbeat
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.manifest import ManifestFolder
 from dinov2lab.store.result import Cost, RunFolder, RunResult
@@ -91,6 +91,8 @@ def execute(
             attempts.note(folder, "stopped")
             raise
         except Exception as error:
+            if disk.trouble(workspace.path):
+                raise  # no fault of the run, and nowhere to write it down
             result = failure(folder, explained(error))
         folder.write_outcome(result)
         return result

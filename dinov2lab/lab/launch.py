@@ -10,7 +10,7 @@ from dinov2lab.lab.outcome import bury
 from dinov2lab.lab.workers import ENOUGH, Worker, cause, dismiss
 from dinov2lab.spec.resources import Resources
 from dinov2lab.spec.study import Cell, Study, expand
-from dinov2lab.store import atomic, attempts
+from dinov2lab.store import atomic, attempts, disk, garbage
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.result import RunFolder, RunResult
 
@@ -36,6 +36,7 @@ def run_study(
     """
     cells = expand(study)
     opening.check(cells, roots)
+    garbage.sweep(workspace)
     for cell in cells:
         _make_way(workspace.run(cell.run), rerun=rerun)
     crew = _Crew(cells, workspace, roots, resources, jobs, devices)
@@ -92,6 +93,8 @@ class _Crew:
         """Bury dead workers, and start new ones as long as there are runs that nobody computes."""
         for worker in [worker for worker in self.workers if not worker.alive()]:
             self.workers.remove(worker)
+            if worker.code != 0 and (trouble := disk.trouble(self._workspace.path)):
+                raise ValueError(trouble)
             if worker.code != 0:
                 self._died(worker.run, worker.code)
         taken = {worker.run for worker in self.workers}

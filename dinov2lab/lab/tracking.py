@@ -33,7 +33,7 @@ ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",
 }
 UI_ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 LINE_LENGTH = 300
@@ -107,6 +107,7 @@ def mirroring(workspace: Workspace, *, wait: bool, seconds: float = math.inf) ->
         with atomic.locked(folder / "lock", wait=wait) as mine:
             if not mine:
                 raise TrackingError("another process is mirroring this workspace into MLflow")
+            atomic.sweep(folder)
             client = _client(workspace)
             yield Target(client, experiment="", cursors=folder / "cursors", deadline=time.monotonic() + seconds)
     except (MlflowException, SQLAlchemyError, OSError) as error:  # requests' errors are OSErrors

@@ -7,7 +7,7 @@ import shutil
 import struct
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,9 @@ def _whole_file(kind: int) -> bytes:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed writers left behind in `folder`; call it only while holding the folder's lock."""
-    for leftover in folder.glob(".*.tmp"):
-        with suppress(FileNotFoundError):
-            leftover.unlink()
+    """Remove what killed writers left behind in `folder`, at any depth; call it only while holding the folder's lock."""
+    for leftover in list(folder.rglob(".*.tmp")):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)

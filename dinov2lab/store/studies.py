@@ -49,11 +49,13 @@ def as_it_stands(study: Study, workspace: Workspace) -> Study:
 
 def record(study: Study, workspace: Workspace) -> None:
     """Keep `study` as the one that runs now, and tell of the rule that it replaces, if results were there already."""
-    past = _replaced(study, workspace)
-    if past:
-        with _past(study, workspace).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(past._asdict() | {"decide": past.decide.model_dump(mode="json")}) + "\n")
-    atomic.write_text(workspace.study(study.name), as_stored(study))
+    with atomic.locked(workspace.studies / "lock"):
+        atomic.sweep(workspace.studies)
+        past = _replaced(study, workspace)
+        if past:
+            with _past(study, workspace).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(past._asdict() | {"decide": past.decide.model_dump(mode="json")}) + "\n")
+        atomic.write_text(workspace.study(study.name), as_stored(study))
 
 
 def changes(study: Study, workspace: Workspace) -> tuple[Changed, ...]:

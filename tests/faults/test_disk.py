@@ -1,0 +1,88 @@
+"""A disk that is full, one that is read-only, a checkpoint cut in half: a line says what to do, and then it goes on."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tiny import RECIPE, STUDY, dinov2lab
+
+ONE_ARM = "arms:\n  uncurated: {curation.stages: [{stage: sample, images: 96}]}\n"
+RUN = ("run", "path", "--device", "cpu", "--jobs", "1")
+
+pytestmark = pytest.mark.system
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Path:
+    for name, text in (
+        ("experiments/tiny.yaml", RECIPE),
+        ("ablations/path.yaml", STUDY.split("arms:")[0].replace("[0, 1]", "[0]") + ONE_ARM),
+    ):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+@pytest.fixture
+def disk(lab: Path) -> Iterator[Path]:
+    """The workspace on a file system of its own, of 4 MB."""
+    place = lab / "lab"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)]
+    if (answer := subprocess.run(mount, capture_output=True, text=True, check=False)).returncode != 0:
+        pytest.skip(f"needs the right to mount a small file system: {answer.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def remount(place: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", str(place)], check=True)
+
+
+def metrics(place: Path) -> dict[str, float]:
+    (file,) = place.glob("runs/*/result.json")
+    found: dict[str, float] = json.loads(file.read_text())["metrics"]
+    return found
+
+
+def test_a_full_disk_is_a_line_and_with_space_the_same_command_goes_on(lab: Path, disk: Path) -> None:
+    full = dinov2lab(lab, *RUN)
+    assert full.returncode == 2
+    assert full.stderr.splitlines()[-1].startswith("lab: no space is left")
+    assert not list(disk.glob("runs/*/failure.json")), "no fault of the run"
+    remount(disk, "size=64m")
+    again = dinov2lab(lab, *RUN)
+    assert again.returncode == 0, again.stderr
+    assert dinov2lab(lab, *RUN, "--workspace", "elsewhere").returncode == 0
+    assert metrics(disk) == metrics(lab / "elsewhere")
+
+
+def test_a_read_only_workspace_can_be_looked_at_and_is_a_line_to_who_wants_to_write(lab: Path, disk: Path) -> None:
+    remount(disk, "size=64m")
+    assert dinov2lab(lab, *RUN).returncode == 0
+    remount(disk, "ro")
+    assert "done" in dinov2lab(lab, "status", "path").stdout
+    assert dinov2lab(lab, *RUN).returncode == 0  # nothing is left to do
+    answer = dinov2lab(lab, *RUN, "--rerun")
+    remount(disk, "rw")
+    assert answer.returncode == 2
+    assert "Read-only file system" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_half_a_checkpoint_is_named_and_without_it_the_run_starts_anew(lab: Path) -> None:
+    assert dinov2lab(lab, *RUN).returncode == 0
+    before = metrics(lab / "lab")
+    (file,) = lab.glob("lab/runs/*/result.json")
+    file.unlink()
+    checkpoint = file.with_name("checkpoint.pt")
+    checkpoint.write_bytes(checkpoint.read_bytes()[: checkpoint.stat().st_size // 2])
+    answer = dinov2lab(lab, *RUN)
+    assert answer.returncode == 1
+    assert f"{checkpoint.relative_to(lab)}: damaged" in answer.stderr
+    assert "delete it to start again from nothing" in answer.stderr
+    checkpoint.unlink()
+    assert dinov2lab(lab, *RUN).returncode == 0
+    assert metrics(lab / "lab") == before
