@@ -15,11 +15,12 @@ from dinov2lab.curation import copies
 from dinov2lab.curation.cache import rows_file, stage_folder
 from dinov2lab.curation.embed import Mirrored, mirrored, read_pictures, read_thumbnails, thumbnail_features
 from dinov2lab.curation.index import Search
+from dinov2lab.curation.layout import layout_features
 from dinov2lab.curation.quality import measured
 from dinov2lab.curation.scan import THUMBNAIL_PX, scan
 from dinov2lab.curation.vectors import Chosen, Ints, Vectors
 from dinov2lab.data.source import Source, Unreadable, decode
-from dinov2lab.spec.curation import Copies, Embedder, Thumbnails
+from dinov2lab.spec.curation import Copies, Embedder, Layout, Thumbnails
 from dinov2lab.spec.identity import canonical
 from dinov2lab.store.manifest import ManifestFolder
 
@@ -61,6 +62,8 @@ class Inputs:
             return self._of_images([canonical(embedder), copies.PX], read, draw)
         if isinstance(embedder, Thumbnails):
             return self._thumbnail_features(embedder, read, mirror)
+        if isinstance(embedder, Layout):
+            return self._layout_features(embedder, read, mirror)
         source = Mirrored(read.source) if mirror else read.source
 
         def rows(wanted: list[int]) -> NDArray[np.float32]:
@@ -90,6 +93,15 @@ class Inputs:
         def rows(start: int, stop: int) -> NDArray[np.float32]:
             block = pictures[start:stop]
             return thumbnail_features(mirrored(block) if mirror else block)
+
+        return self._rows([canonical(embedder), mirror], read, rows)
+
+    def _layout_features(self, embedder: Layout, read: Read, mirror: bool) -> Vectors:
+        pictures: Vectors = np.load(read.folder.path / "thumbnails.npy", mmap_mode="r")
+
+        def rows(start: int, stop: int) -> NDArray[np.float32]:
+            block = pictures[start:stop]
+            return layout_features(mirrored(block) if mirror else block)
 
         return self._rows([canonical(embedder), mirror], read, rows)
 

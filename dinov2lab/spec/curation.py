@@ -27,6 +27,12 @@ class Copies(Section):
     kind: Literal["copies"]
 
 
+class Layout(Section):
+    """Embedder without weights: which colours and edges lie where. For likeness of composition, with retrieval by share."""
+
+    kind: Literal["layout"]
+
+
 class TimmEmbedder(Section):
     """A timm model with its public weights, where the machine has them."""
 
@@ -48,7 +54,7 @@ class RunEmbedder(Section):
         return self
 
 
-Embedder = Annotated[Thumbnails | TimmEmbedder | RunEmbedder, Field(discriminator="kind")]
+Embedder = Annotated[Thumbnails | Layout | TimmEmbedder | RunEmbedder, Field(discriminator="kind")]
 Detector = Annotated[Thumbnails | TimmEmbedder | RunEmbedder | Copies, Field(discriminator="kind")]
 
 

@@ -23,6 +23,7 @@ from dinov2lab.spec.curation import (
     CurationSpec,
     Duplicates,
     Embedder,
+    Layout,
     Leaks,
     Retrieve,
     Sample,
@@ -118,12 +119,13 @@ def test_retrieval_keeps_score_and_witness_of_what_it_takes(lab, pool):
     assert all(row["witness"].startswith("memory:queries q") and row["score"] < 0.95 for row in gone)
 
 
+@pytest.mark.parametrize("embedder", [Thumbnails(), Layout(kind="layout")])
 @pytest.mark.parametrize("whiten", [0.0, 0.5])
-def test_retrieval_by_share_scores_every_image(lab, pool, whiten):
+def test_retrieval_by_share_scores_every_image(lab, pool, whiten, embedder):
     queries = MemorySource("memory:queries", {f"q{seed}": encoded(picture(seed), "JPEG") for seed in (8, 9, 10)})
     lab.sources["memory:queries"] = queries
     by_share = {"rule": "share", "neighbours": 2, "whiten": whiten}
-    stage = Retrieve(stage="retrieve", queries="memory:queries", embedder=Thumbnails(), images=3, **by_share)
+    stage = Retrieve(stage="retrieve", queries="memory:queries", embedder=embedder, images=3, **by_share)
     folder = lab.curate(pool, CurationSpec(stages=(stage,)))
     kept = folder.table("kept").to_pylist()
     gone = [row for row in fates(folder).values() if row["reason"] == "not_retrieved"]
