@@ -15,6 +15,7 @@ from typing import Any
 
 from dinov2lab.curation import arms, copying, stages
 from dinov2lab.curation.cache import Result, stage_folder, sweep
+from dinov2lab.curation.certificate import write_certificate
 from dinov2lab.curation.index import Search
 from dinov2lab.curation.inputs import Embed, Inputs, Read
 from dinov2lab.curation.stages import Left, left_of
@@ -37,7 +38,7 @@ from dinov2lab.spec.curation import (
 )
 from dinov2lab.store.manifest import ManifestFolder
 
-__all__ = ["Embed", "curate"]
+__all__ = ["Embed", "certify", "curate"]
 
 
 def curate(
@@ -64,6 +65,28 @@ def curate(
     if spec is None:
         return pool.folder
     return _chain(([spec.leaks] if spec.leaks else []) + [*spec.stages], pool.folder, pool, inputs, key)
+
+
+def certify(
+    folder: ManifestFolder,
+    train: Source,
+    spec: CurationSpec | None,
+    against: Sequence[str],
+    *,
+    open: Callable[[str], Source],
+    embed: Embed,
+    cache: Path,
+    search: Search = Search(),  # noqa: B008
+) -> Path:
+    """The leak certificate of a manifest of `train` for the sets `against` and those that `spec` names.
+
+    Near copies are found by the eyes that drop leaks; where no leaks are dropped, by those that would by default.
+    """
+    inputs = Inputs(open, embed, cache, search)
+    leaks = spec.leaks if spec and spec.leaks else Leaks(against=tuple(against) or ("none",))
+    named = dict.fromkeys((*against, *(spec.leaks.against if spec and spec.leaks else ())))
+    sets = [inputs.read(open(uri)) for uri in named]
+    return write_certificate(folder, inputs.read(train), sets, leaks, inputs)
 
 
 def _chain(

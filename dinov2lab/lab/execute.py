@@ -5,6 +5,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -149,6 +150,7 @@ def _compute(
     metrics |= {name: value for name, value in folder.rows()[-1].items() if name.startswith("loss/")}
     checkpoint.save_backbone(trained.backbone, folder.backbone)
     _draw_examples(manifest_folder, sources[spec.data.train], roots)
+    _certify(manifest_folder, spec, workspace, roots, resources, stop)
     return RunResult(
         run=folder.path.name,
         status="finished",
@@ -182,6 +184,21 @@ def curated(
     spec: RunSpec, workspace: Workspace, roots: Roots, resources: Resources, stop: Stop = never
 ) -> ManifestFolder:
     """The images that the run trains on, from the cache where they are there. Training makes one embedder after another."""
+    key, train = Key(spec.seed, spec.replicate), open_source(spec.data.train, roots)
+    return pipeline.curate(train, spec.curation, key, **_curation(workspace, roots, resources, stop))
+
+
+def _certify(
+    folder: ManifestFolder, spec: RunSpec, workspace: Workspace, roots: Roots, resources: Resources, stop: Stop
+) -> None:
+    """Near copies of what the run is tested on among what it has trained on, told beside its manifest."""
+    if tested := [spec.evaluation.test] if spec.evaluation.test else []:
+        train = open_source(spec.data.train, roots)
+        pipeline.certify(folder, train, spec.curation, tested, **_curation(workspace, roots, resources, stop))
+
+
+def _curation(workspace: Workspace, roots: Roots, resources: Resources, stop: Stop) -> dict[str, Any]:
+    """What curation is handed: sources by name, embeddings, its cache and its index."""
 
     def embed(embedder: Embedder, source: Source, rows: Sequence[int]) -> NDArray[np.float32]:
         backbone, px = _embedder(embedder, workspace, roots, resources, stop)
@@ -191,13 +208,9 @@ def curated(
         unit: NDArray[np.float32] = torch.nn.functional.normalize(found, dim=-1).numpy()
         return unit
 
-    key = Key(spec.seed, spec.replicate)
-    train = open_source(spec.data.train, roots)
-    cache = workspace.cache / "manifests"
     search = Search(kind=resources.search, memory=int(resources.memory_gb * 2**30))
-    return pipeline.curate(
-        train, spec.curation, key, open=lambda uri: open_source(uri, roots), embed=embed, cache=cache, search=search
-    )
+    cache = workspace.cache / "manifests"
+    return {"open": lambda uri: open_source(uri, roots), "embed": embed, "cache": cache, "search": search}
 
 
 def _embedder(

@@ -46,6 +46,16 @@ class Examples:
 
 
 @dataclass(frozen=True)
+class Certificate:
+    """How many images of an evaluation set have a near copy among the images that an arm trains on."""
+
+    name: str  # of the set
+    images: int
+    found: tuple[tuple[float, int, int], ...]  # threshold, images of the set, pairs
+    detector: str
+
+
+@dataclass(frozen=True)
 class Curation:
     """The way of an arm's images from the source to training, for its first seed that has one."""
 
@@ -56,6 +66,7 @@ class Curation:
     differing: tuple[int, ...]  # seeds whose counts are others
     other_images: bool  # whether seeds of the same counts hold other images
     examples: tuple[Examples, ...]
+    certificates: tuple[Certificate, ...]
 
 
 def curations(study: Study, runs: Iterable[Run]) -> tuple[Curation, ...]:
@@ -65,7 +76,8 @@ def curations(study: Study, runs: Iterable[Run]) -> tuple[Curation, ...]:
         funnels = {seed: funnel for seed, folder in folders.items() if (funnel := _funnel(folder))}
         if funnels:
             seed = next(iter(funnels))
-            table.append(_curation(arm.name, seed, funnels, _examples(arm.name, folders[seed], seen)))
+            examples = _examples(arm.name, folders[seed], seen)
+            table.append(_curation(arm.name, seed, funnels, examples, _certificates(folders[seed])))
     return tuple(table)
 
 
@@ -78,7 +90,11 @@ def _funnel(folder: Path) -> tuple[Manifest, ...]:
 
 
 def _curation(
-    arm: str, seed: int, funnels: dict[int, tuple[Manifest, ...]], examples: tuple[Examples, ...]
+    arm: str,
+    seed: int,
+    funnels: dict[int, tuple[Manifest, ...]],
+    examples: tuple[Examples, ...],
+    certificates: tuple[Certificate, ...],
 ) -> Curation:
     funnel = funnels[seed]
     counts = {other: [(stage.rows, stage.dropped) for stage in records] for other, records in funnels.items()}
@@ -86,7 +102,24 @@ def _curation(
     other_images = len({records[-1].id for records in funnels.values()}) > 1
     whole = max(1, funnel[0].rows + sum(funnel[0].dropped.values()))
     stages = tuple(_stage(record, whole) for record in funnel)
-    return Curation(arm, seed, funnel[-1].id, stages, differing, other_images, examples)
+    return Curation(arm, seed, funnel[-1].id, stages, differing, other_images, examples, certificates)
+
+
+def _certificates(folder: Path) -> tuple[Certificate, ...]:
+    file = folder / "certificate.json"
+    if not file.exists():
+        return ()
+    record = json.loads(file.read_bytes())
+    detector = _plain(record["detector"]) + (", mirror images too" if record["mirrored"] else "")
+    return tuple(
+        Certificate(
+            each["set"],
+            each["images"],
+            tuple((found["threshold"], found["images"], found["pairs"]) for found in each["found"]),
+            detector,
+        )
+        for each in record["sets"]
+    )
 
 
 def _stage(record: Manifest, whole: int) -> Stage:

@@ -9,6 +9,7 @@ On disk a manifest is a folder: manifest.json (this record, written last) and Pa
     dropped.parquet  path, reason       of the ledger, the images that could not be read
     pairs.parquet    a, b, score        near copies found
     leaks.parquet    path, reference, score     copies of evaluation images
+    certificate.parquet, certificate.json      of a run's manifest: near copies of evaluation images that are left
 
 A witness is the image that decided: a path of the same source or, for leaks and queries, "URI path". funnel.json holds the
 records from the source as it was read down to this one.

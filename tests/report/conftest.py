@@ -135,6 +135,10 @@ def write_manifest(workspace: Workspace, cell: Cell) -> tuple[str, str]:
     atomic.write_json(folder / "funnel.json", [json.loads(record.model_dump_json()) for record in funnel])
     write_examples(folder, ["kept", "leak", *(["duplicate"] if len(steps) > 2 else []), reason], cell.seed)
     atomic.write_text(folder / "manifest.json", funnel[-1].model_dump_json())
+    found = [{"threshold": 0.85, "images": 7, "pairs": 9}, {"threshold": 1.0, "images": 2, "pairs": 2}]
+    sets = [{"set": "toyweb:test", "images": 1600, "found": found}]
+    record = {"detector": {"kind": "thumbnails", "px": 16}, "mirrored": True, "images": 400, "sets": sets}
+    atomic.write_json(folder / "certificate.json", record)
     return folder.relative_to(workspace.path).as_posix(), funnel[-1].id
 
 

@@ -101,6 +101,14 @@ def test_every_drop_is_counted_by_reason_and_pictured(fabricate, out):
     assert 'alt="copy of: test/0000.png"' in page(out)
 
 
+def test_every_arm_carries_its_leak_certificate(fabricate, out):
+    made = fabricate((0,))
+    write_report(made.study, made.workspace, out)
+    words = "7 at 0.85, 2 equal have a near copy among the images trained on (score at least so much; by thumbnails 16"
+    assert shown(out).count(f"of the 1 600 images of toyweb:test, {words}") == len(made.study.arms)
+    assert (out / "report.md").read_text().count(words) == len(made.study.arms)
+
+
 def test_a_study_without_any_run_says_so(fabricate, out):
     made = fabricate(run=False)
     report = write_report(made.study, made.workspace, out)
