@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from dinov2lab.curation.cores import on_all_cores
 from dinov2lab.curation.crops import LUMINANCE, Candidates, Pictures
 from dinov2lab.curation.vectors import DIGITS, Ints, Scores
 
@@ -26,7 +27,7 @@ COARSE, FINE = 16, 32  # points a side
 STEPS = {COARSE: 4, FINE: 4}
 WINDOW = {COARSE: 5, FINE: 7}  # points a side of what is local
 NOISE = 5.0  # grey levels: less contrast than this is noise
-PROMISING = 0.35  # structure on the coarse grid that is worth a finer look
+PROMISING = 0.5  # structure on the coarse grid that is worth a finer look
 BLOCK = 1024  # pictures that are made small at a time
 ZOOMED = 0.65  # side of a crop below which its image is looked at on the finer grid
 LARGEST_STEP = 0.25
@@ -108,13 +109,18 @@ def _refined(
     """Better maps of the pairs in `rows`, and their scores, on the grid of the wholes."""
     px = wholes.px
     better, scores = torch.empty_like(maps), np.empty(len(rows))
-    for start in range(0, len(rows), BATCH[px]):
+
+    def batch(start: int) -> None:
         part = np.arange(start, min(start + BATCH[px], len(rows)))
         padded = np.resize(part, BATCH[px])
         whole, other = wholes[pairs.whole[rows[padded]]], pictures[pairs.image[rows[padded]]]
         found = aligned(whole.slopes, other.slopes, maps[padded], STEPS[px])
+        was, score = (agreement(whole.plain, other.plain, each) for each in (maps[padded], found))
+        found = torch.where((score >= was)[:, None, None], found, maps[padded])  # the edge of a frame may lead astray
         better[part] = found[: len(part)]
-        scores[part] = agreement(whole.plain, other.plain, found)[: len(part)].numpy()
+        scores[part] = torch.maximum(score, was)[: len(part)].numpy()
+
+    on_all_cores(batch, range(0, len(rows), BATCH[px]))
     return better, scores
 
 

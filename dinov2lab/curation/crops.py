@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dinov2lab.curation.cores import on_all_cores
 from dinov2lab.curation.vectors import Floats, Ints
 
 FREQUENCIES = 6  # in each direction
@@ -91,10 +92,13 @@ def candidates(wholes: Pictures, pictures: Pictures, most: int, floor: float, mi
     asked = _whole(wholes)
     best = torch.full((len(wholes), min(most, len(pictures))), -1)  # score and image in one number: no ties
     for start, even, odd in _blocks(pictures, crops):
-        for rows in torch.arange(len(wholes)).split(WHOLES):
+
+        def ask(rows: torch.Tensor, start: int = start, even: torch.Tensor = even, odd: torch.Tensor = odd) -> None:
             score = _alike(asked[0][rows], asked[1][rows], even, odd, mirrored).long()
             key = (score << 32) + (2**32 - 1 - start - torch.arange(score.shape[1]))
             best[rows] = torch.cat([best[rows], key], dim=1).topk(best.shape[1], dim=1).values
+
+        on_all_cores(ask, torch.arange(len(wholes)).split(WHOLES))
     keys = best.numpy()
     rows, places = np.nonzero(keys >> 32 >= int(floor * LENGTH**2))
     image = 2**32 - 1 - (keys[rows, places] & (2**32 - 1))

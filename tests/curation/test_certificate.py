@@ -49,13 +49,15 @@ def test_one_search_serves_all_manifests_of_a_pool(tmp_path, pool, references):
     certified(tmp_path, pool, references, None)
     folders = len(list((tmp_path / "cache" / "manifests").glob("*/manifest.json")))
     certified(tmp_path, pool, references, None)
-    assert len(list((tmp_path / "cache" / "manifests").glob("*/manifest.json"))) == folders == 3  # two as read, and the pairs
+    assert (
+        len(list((tmp_path / "cache" / "manifests").glob("*/manifest.json"))) == folders == 3
+    )  # two as read, and the pairs
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.03, 0.7, 0.97, 1.0])
 def test_a_sweep_rises_within_bounds_and_holds_its_threshold(threshold):
     values = sweep(threshold)
     assert list(values) == sorted(set(values))
-    assert 0 <= values[0]
+    assert values[0] >= 0
     assert values[-1] == 1
     assert threshold in values
