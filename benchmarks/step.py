@@ -19,18 +19,22 @@ import torch
 from work import SIZES, recipe, synthetic_crops, with_masks
 
 from dinov2lab.draws import Key
+from dinov2lab.spec.resources import Resources
+from dinov2lab.training.parts import Parts, check
 from dinov2lab.training.step import State, train_step
 
 Step = Callable[[], float]  # returns the loss
 
 
-def build(work: str, drop_path: float) -> Step:
+def build(work: str, drop_path: float, resources: Resources) -> Step:
     """A function that does one whole step, from ready views to an updated teacher."""
     spec, key = recipe(work, drop_path), Key(0)
+    check(resources, spec)
+    parts = Parts(resources)
     state, crops = State(spec, key, torch.device("cpu")), synthetic_crops(spec)
 
     def step() -> float:
-        return float(train_step(state, with_masks(crops, state.step, spec, key), spec, key)["loss/total"])
+        return float(train_step(state, with_masks(crops, state.step, spec, key), spec, key, parts)["loss/total"])
 
     return step
 
@@ -55,12 +59,12 @@ def serve(step: Step) -> None:
         print(json.dumps(measured(step, int(line))), flush=True)
 
 
-def alone(step: Step, args: argparse.Namespace) -> None:
+def alone(step: Step, args: argparse.Namespace, how: dict[str, object]) -> None:
     measured(step, 2)
     figures = measured(step, args.rounds)
     batch = SIZES[args.work]["batch"]
     wall, cpu = statistics.median(figures["wall"]), statistics.median(figures["cpu"])
-    what = {"bench": "step", "work": args.work, "drop_path": args.drop_path, "threads": args.threads}
+    what = {"bench": "step", "work": args.work, "drop_path": args.drop_path, **how}
     speeds = {"wall_s": round(wall, 4), "cpu_s": round(cpu, 4), "img_s": round(batch / wall, 2)}
     print(json.dumps(what | speeds | {"peak_rss_mb": figures["peak_rss_mb"], "torch": torch.__version__}))
 
@@ -70,15 +74,19 @@ def main() -> None:
     parser.add_argument("--work", choices=SIZES, default="W1")
     parser.add_argument("--drop-path", type=float, default=0.1)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--micro-batches", type=int, default=1)
+    parser.add_argument("--side-by-side", type=int, default=1)
+    parser.add_argument("--recompute", choices=("nothing", "hidden", "blocks"), default="nothing")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--serve", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    step = build(args.work, args.drop_path)
+    how = {name: getattr(args, name) for name in ("threads", "micro_batches", "side_by_side", "recompute")}
+    step = build(args.work, args.drop_path, Resources(**how))
     if args.serve:
         serve(step)
     else:
-        alone(step, args)
+        alone(step, args, how)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ B crops of one size   T tokens of a crop   D width   S = sum of B * T over the s
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from timm.layers import GluMlp
@@ -15,8 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dinov2lab.model.attention import Shapes, attend, split
 from dinov2lab.model.products import Activation, feed_forward, norm_linear, scaled_linear
-
-Recompute = Literal["nothing", "hidden", "blocks"]  # what the backward pass computes again instead of keeping it
+from dinov2lab.spec.resources import Recompute
 
 
 class Kept(NamedTuple):

@@ -55,7 +55,12 @@ def times(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _onednn(x: Tensor, weight: Tensor) -> bool:
-    if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or not torch.backends.mkldnn.is_available():
+    if (
+        not len(x)
+        or x.device.type != "cpu"
+        or torch.is_autocast_enabled("cpu")
+        or not torch.backends.mkldnn.is_available()
+    ):
         return False
     return x.dtype == weight.dtype == torch.float32 and bool(torch.backends.mkldnn.enabled)
 

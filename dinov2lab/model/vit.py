@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from dinov2lab.model import blocks
 from dinov2lab.model.attention import split
-from dinov2lab.model.blocks import Kept, Recompute
+from dinov2lab.model.blocks import Kept
 from dinov2lab.spec.model import ModelSpec
+from dinov2lab.spec.resources import Recompute
 
 
 class Tokens(NamedTuple):

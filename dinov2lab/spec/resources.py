@@ -7,12 +7,18 @@ from pydantic import AfterValidator, Field, model_validator
 
 from dinov2lab.spec.section import Count, Positive, Section
 
+# What the backward pass computes again instead of keeping it: hidden layers cost a tenth of the time, whole blocks a quarter.
+Recompute = Literal["nothing", "hidden", "blocks"]
+
 
 class Resources(Section):
     """Where and how a run is computed. Never part of the hash."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Count = 1
+    micro_batches: Count = 1  # parts of a batch that are computed one after the other, to save memory
+    side_by_side: Count = 1  # parts of each of these that are computed at once, and share the threads
+    recompute: Recompute = "nothing"
     search: Literal["auto", "exact", "ivf", "faiss_flat", "faiss_ivf", "faiss_ivfpq"] = "auto"  # see curation/index.py
     memory_gb: Positive = 8.0  # that the vectors of a search may take; beyond, their codes
     checkpoint_seconds: Positive = 30.0

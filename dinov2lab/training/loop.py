@@ -18,6 +18,7 @@ from dinov2lab.spec.resources import Resources
 from dinov2lab.spec.run import RunSpec
 from dinov2lab.store.result import RunFolder
 from dinov2lab.training import checkpoint
+from dinov2lab.training.parts import Parts, check
 from dinov2lab.training.schedules import values_at
 from dinov2lab.training.start import Start
 from dinov2lab.training.step import Batch, State, train_step
@@ -69,6 +70,8 @@ def train(
     key = Key(spec.seed, spec.replicate)
     batch, steps = spec.optim.batch, spec.optim.steps
     log_every = max(1, steps // ROWS)
+    check(resources, spec)
+    parts = Parts(resources)
     state = State(spec, key, device, start, frozen)
     spent = checkpoint.restore(state, folder.checkpoint)
     log = MetricsLog(folder)
@@ -77,7 +80,7 @@ def train(
     pace = Pace(batch)
     while state.step < steps:
         step = state.step
-        logged = train_step(state, make_batch(step, pictures, order, spec, key, device), spec, key)
+        logged = train_step(state, make_batch(step, pictures, order, spec, key, device), spec, key, parts)
         pace.tick()
         seen = (step + 1) * batch
         last = state.step == steps

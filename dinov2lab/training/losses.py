@@ -3,9 +3,12 @@
 B images   V local crops of each   K prototypes   M masked patches of the batch   D width
 """
 
+from typing import Any, NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from dinov2lab import collectives
 
@@ -46,26 +49,63 @@ def updated_centre(centre: Tensor, scores: Tensor, momentum: float) -> Tensor:
     return torch.lerp(mean, centre, momentum)
 
 
+class Rows(NamedTuple):
+    """Which of the batch's crops the student's scores are of."""
+
+    global_crops: slice  # of 2 B
+    local_crops: slice  # of V B
+    all_local_crops: int  # V B
+
+
 def dino_loss(
-    global_scores: Tensor, local_scores: Tensor | None, targets: Tensor, temperature: float
+    global_scores: Tensor, local_scores: Tensor | None, targets: Tensor, temperature: float, rows: Rows | None = None
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy between teacher and student over crops of the same image: (global term, local term).
 
     `global_scores`, `targets`: (2 B, K), first views before second ones; each student crop meets the teacher's other one.
     `local_scores`: (V B, K), view by view, or none. The mean over all 2 + 2 V pairs of crops is their sum.
+    `rows`: of which crops the scores are, where not of all; the terms are then their shares in those of the whole batch.
     """
-    first, second = targets.chunk(2)  # (B, K)
-    size = len(first)
-    locals_ = 0 if local_scores is None else len(local_scores) // size
-    pairs = 2 + 2 * locals_
-    swapped = torch.cat([second, first])
-    global_term = -(swapped * F.log_softmax(global_scores.float() / temperature, dim=-1)).sum() / (size * pairs)
+    size = len(targets) // 2
+    if rows is None:
+        count = 0 if local_scores is None else len(local_scores)
+        rows = Rows(slice(0, 2 * size), slice(0, count), count)
+    pairs = 2 * size + 2 * rows.all_local_crops
+    other = torch.arange(2 * size, device=targets.device).roll(size)[rows.global_crops]
+    global_term = cross_entropy(global_scores, targets[other], temperature).sum() / pairs
     if local_scores is None:
         return global_term, global_term.new_zeros(())
     # Both teacher crops meet each local crop: their targets add up before the product.
-    log_probabilities = F.log_softmax(local_scores.float() / temperature, dim=-1).view(locals_, size, -1)
-    local_term = -((first + second) * log_probabilities).sum() / (size * pairs)
+    both = targets[:size] + targets[size:]
+    image = torch.arange(rows.local_crops.start, rows.local_crops.stop, device=targets.device) % size
+    local_term: Tensor = cross_entropy(local_scores, both[image], temperature).sum() / pairs
     return global_term, local_term
+
+
+def cross_entropy(scores: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """(rows,) cross-entropy of softmax(scores / temperature) with `targets`, both (rows, K); keeps its gradient alone."""
+    out: Tensor = _CrossEntropy.apply(scores, targets, temperature)
+    return out
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """-sum_k t_k log softmax(s / T)_k, whose gradient by s is (sum_k t_k softmax(s / T) - t) / T."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, targets: Tensor, temperature: float) -> Tensor:
+        logits = scores.float() / temperature
+        normaliser = logits.logsumexp(-1)
+        weight = targets.sum(-1)
+        loss: Tensor = weight * normaliser - torch.linalg.vecdot(targets, logits)
+        gradient = logits.sub_(normaliser[:, None]).exp_().mul_(weight[:, None]).sub_(targets).div_(temperature)
+        ctx.save_for_backward(gradient.to(scores.dtype))
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (of_scores,) = ctx.saved_tensors
+        return of_scores * gradient[:, None].to(of_scores.dtype), None, None
 
 
 def ibot_loss(scores: Tensor, targets: Tensor, weights: Tensor, crops: int, temperature: float) -> Tensor:
@@ -73,8 +113,8 @@ def ibot_loss(scores: Tensor, targets: Tensor, weights: Tensor, crops: int, temp
 
     `scores`, `targets`: (M, K). `weights`: (M,) 1 / (masked patches of the patch's crop).
     """
-    per_patch = -(targets * F.log_softmax(scores.float() / temperature, dim=-1)).sum(-1)  # (M,)
-    return (per_patch * weights).sum() / crops
+    loss: Tensor = (cross_entropy(scores, targets, temperature) * weights).sum() / crops
+    return loss
 
 
 def koleo_loss(cls_tokens: Tensor, group: int) -> Tensor:

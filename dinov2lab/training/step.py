@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from dinov2lab.draws import Key, bits
 from dinov2lab.model.blocks import Kept
 from dinov2lab.model.vit import Backbone, Tokens
+from dinov2lab.spec.resources import Recompute
 from dinov2lab.spec.run import ObjectiveSpec, RunSpec
 from dinov2lab.training import losses
 from dinov2lab.training import optimizer as optimizers
 from dinov2lab.training import teacher as teachers
+from dinov2lab.training.parts import WHOLE, Part, Parts, accumulate, kept_of
 from dinov2lab.training.schedules import Values, values_at
 from dinov2lab.training.start import Start
 
@@ -67,18 +69,15 @@ class State:
             self.centres = Centres(*(centre.to(device) for centre in start.centres))
 
 
-def train_step(state: State, batch: Batch, spec: RunSpec, key: Key) -> dict[str, Tensor]:
+def train_step(state: State, batch: Batch, spec: RunSpec, key: Key, parts: Parts = WHOLE) -> dict[str, Tensor]:
     """Update `state` by one step and return what there is to log, as detached scalars. Raises Diverged."""
     values = values_at(state.step, spec.optim, spec.objective)
-    device_type = batch.crops[0].device.type
-    with torch.autocast(device_type, torch.bfloat16, enabled=spec.optim.precision == "bf16"):
-        targets, centres = teacher_targets(state, batch, spec.objective, values)
-        terms, monitors = student_losses(state.student, batch, targets, spec, key, state.step)
-    total = torch.stack([weight * value for weight, value in terms.values()]).sum()
+    state.optimizer.zero_grad(set_to_none=True)
+    targets, centres = teacher_targets(state, batch, spec, values, parts)
+    logged = add_gradients(state.student, batch, targets, spec, key, state.step, parts)
+    total = logged["loss/total"]
     if not torch.isfinite(total):
         raise Diverged(f"the loss is {total.item()} at step {state.step}")
-    state.optimizer.zero_grad(set_to_none=True)
-    total.backward()
     norms = [nn.utils.clip_grad_norm_(module.parameters(), spec.optim.clip) for module in state.student.values()]
     # The norm of a head that no term uses is a zero on the CPU.
     if not torch.stack([norm.to(total.device) for norm in norms]).isfinite().all():
@@ -88,8 +87,11 @@ def train_step(state: State, batch: Batch, spec: RunSpec, key: Key) -> dict[str,
     teachers.update(state.teacher, state.student, values.momentum)
     state.centres = centres
     state.step += 1
-    logged = {f"loss/{name}": value.detach() for name, (_, value) in terms.items()}
-    return {"loss/total": total.detach(), **logged, **monitors, "gradient/norm": norms[0]}
+    return {**logged, "teacher/entropy": losses.entropy(targets.cls), "gradient/norm": norms[0]}
+
+
+def _precision(batch: Batch, spec: RunSpec) -> torch.autocast:
+    return torch.autocast(batch.crops[0].device.type, torch.bfloat16, enabled=spec.optim.precision == "bf16")
 
 
 class Targets(NamedTuple):
@@ -98,22 +100,30 @@ class Targets(NamedTuple):
 
 
 @torch.no_grad()
-def teacher_targets(state: State, batch: Batch, objective: ObjectiveSpec, values: Values) -> tuple[Targets, Centres]:
-    """What the teacher sees in the whole global crops, centred; and the centres from the next step on."""
-    teacher = state.teacher if state.frozen is None else state.frozen
-    tokens = teacher["backbone"]([batch.crops[0]])[0]
-    cls_scores = teacher["dino_head"](tokens.cls)
-    cls, cls_centre = _centred(cls_scores, state.centres.cls, objective, values)
+def teacher_targets(state: State, batch: Batch, spec: RunSpec, values: Values, parts: Parts) -> tuple[Targets, Centres]:
+    """What the teacher sees in the whole global crops, centred over all of them; and the centres from the next step on."""
+    objective, teacher = spec.objective, state.teacher if state.frozen is None else state.frozen
+
+    @torch.no_grad()
+    def scores(part: Part) -> tuple[Tensor, Tensor | None]:
+        rows = part.rows(len(batch.crops[0]))
+        with _precision(batch, spec):
+            tokens = teacher["backbone"]([batch.crops[0][rows]])[0]
+            hidden = tokens.patches[_compared(batch.masks[rows], objective)] if objective.ibot.weight else None
+            of_patches = None if hidden is None else _patch_head(teacher)(hidden)
+            return teacher["dino_head"](tokens.cls), of_patches
+
+    of_cls, of_patches = zip(*parts.map(scores), strict=True)
+    cls, cls_centre = _centred(torch.cat(of_cls), state.centres.cls, objective, values)
     if not objective.ibot.weight:
         return Targets(cls, None), state.centres._replace(cls=cls_centre)
-    patch_scores = _patch_head(teacher)(tokens.patches[_compared(batch, objective)])
-    patches, patch_centre = _centred(patch_scores, state.centres.patches, objective, values)
+    patches, patch_centre = _centred(torch.cat(of_patches), state.centres.patches, objective, values)
     return Targets(cls, patches), Centres(cls_centre, patch_centre)
 
 
-def _compared(batch: Batch, objective: ObjectiveSpec) -> Tensor:
-    """(2 B, N) bool: the patches whose tokens student and teacher are compared in; M of them."""
-    return batch.masks if objective.ibot.tokens == "masked" else torch.ones_like(batch.masks)
+def _compared(masks: Tensor, objective: ObjectiveSpec) -> Tensor:
+    """(crops, N) bool: the patches whose tokens student and teacher are compared in; M of them in the batch."""
+    return masks if objective.ibot.tokens == "masked" else torch.ones_like(masks)
 
 
 def _centred(scores: Tensor, centre: Tensor, objective: ObjectiveSpec, values: Values) -> tuple[Tensor, Tensor]:
@@ -128,39 +138,74 @@ def _patch_head(networks: nn.ModuleDict) -> nn.Module:
     return networks["ibot_head"] if "ibot_head" in networks else networks["dino_head"]
 
 
-def student_losses(
-    student: nn.ModuleDict, batch: Batch, targets: Targets, spec: RunSpec, key: Key, step: int
-) -> tuple[dict[str, tuple[float, Tensor]], dict[str, Tensor]]:
-    """(weight, value) of each term of the loss, and what else is worth a look."""
-    objective = spec.objective
+def add_gradients(
+    student: nn.ModuleDict, batch: Batch, targets: Targets, spec: RunSpec, key: Key, step: int, parts: Parts
+) -> dict[str, Tensor]:
+    """Add the gradients of the objective to those of `student`; what there is to log of it."""
     backbone = student["backbone"]
     assert isinstance(backbone, Backbone)
-    masks = batch.masks if objective.ibot.weight else None
-    kept = kept_crops([len(crops) for crops in batch.crops], backbone.depth, spec.model.drop_path, key, step)
-    tokens: list[Tokens] = backbone(batch.crops, masks, kept)
-    scores = student["dino_head"](torch.cat([part.cls for part in tokens]))
-    size = len(batch.crops[0])
-    global_scores, local_scores = scores[:size], scores[size:] if len(tokens) > 1 else None
+    sizes = [len(crops) for crops in batch.crops]
+    kept = kept_crops(sizes, backbone.depth, spec.model.drop_path, key, step)
+    parameters = list(student.parameters())
+
+    def compute(part: Part) -> tuple[dict[str, Tensor], Sequence[Tensor | None]]:
+        with _precision(batch, spec):
+            of_part = kept_of(part, kept, sizes)
+            terms, monitors = student_losses(student, batch, targets, spec, part, of_part, parts.recompute)
+        total = torch.stack([weight * value for weight, value in terms.values()]).sum()
+        logged = {f"loss/{name}": value.detach() for name, (_, value) in terms.items()}
+        logged = {"loss/total": total.detach(), **logged, **monitors}
+        if parts.side_by_side > 1:
+            return logged, torch.autograd.grad(total, parameters, allow_unused=True)
+        total.backward()
+        return logged, ()
+
+    sums: dict[str, Tensor] = {}
+    for logged, gradients in parts.map(compute):
+        accumulate(parameters, gradients or [None] * len(parameters))
+        sums = {name: value + sums[name] if sums else value for name, value in logged.items()}
+    return sums
+
+
+def student_losses(
+    student: nn.ModuleDict,
+    batch: Batch,
+    targets: Targets,
+    spec: RunSpec,
+    part: Part,
+    kept: Sequence[tuple[Kept, Kept]] | None,
+    recompute: Recompute,
+) -> tuple[dict[str, tuple[float, Tensor]], dict[str, Tensor]]:
+    """(weight, value) of each term of the loss, and what else is worth a look: the share of one part in each."""
+    objective, temperature = spec.objective, spec.objective.student_temperature
+    crops = [images for images in (every[part.rows(len(every))] for every in batch.crops) if len(images)]
+    rows = part.rows(len(batch.masks))
+    masks = batch.masks[rows]
+    tokens: list[Tokens] = student["backbone"](crops, masks if objective.ibot.weight else None, kept, recompute)
+    scores = student["dino_head"](torch.cat([of_size.cls for of_size in tokens]))
+    global_scores, local_scores = scores[: len(masks)], scores[len(masks) :] if len(tokens) > 1 else None
+    share = len(masks) / len(batch.masks)
     terms: dict[str, tuple[float, Tensor]] = {}
-    monitors = {
-        "teacher/entropy": losses.entropy(targets.cls),
-        "student/entropy": losses.entropy((global_scores.detach().float() / objective.student_temperature).softmax(-1)),
-    }
-    temperature = objective.student_temperature
+    probabilities = (global_scores.detach().float() / temperature).softmax(-1)
+    monitors = {"student/entropy": losses.entropy(probabilities) * share}
     if objective.dino.weight:
-        global_term, local_term = losses.dino_loss(global_scores, local_scores, targets.cls, temperature)
+        locals_ = len(batch.crops[1]) if len(batch.crops) > 1 else 0
+        of_part = losses.Rows(rows, part.rows(locals_), locals_)
+        global_term, local_term = losses.dino_loss(global_scores, local_scores, targets.cls, temperature, of_part)
         terms["dino_global"] = objective.dino.weight, global_term
         terms["dino_local"] = objective.dino.weight, local_term
-    if objective.koleo.weight:
-        spread = [losses.koleo_loss(view, objective.koleo.group) for view in tokens[0].cls.chunk(2)]
-        terms["koleo"] = objective.koleo.weight, torch.stack(spread).sum()
+    if objective.koleo.weight:  # of both views, whose groups stand one behind the other
+        spread = 2 * share * losses.koleo_loss(tokens[0].cls, objective.koleo.group)
+        terms["koleo"] = objective.koleo.weight, spread
     if targets.patches is not None:
-        compared = _compared(batch, objective)
+        before = int(_compared(batch.masks[: rows.start], objective).sum())
+        compared = _compared(masks, objective)
         patch_scores = _patch_head(student)(tokens[0].patches[compared])
         weights = (1 / compared.sum(-1, keepdim=True).clamp_min(1)).expand_as(compared)[compared]
+        patches = targets.patches[before : before + len(patch_scores)]
         terms["ibot"] = (
             objective.ibot.weight,
-            losses.ibot_loss(patch_scores, targets.patches, weights, size, temperature),
+            losses.ibot_loss(patch_scores, patches, weights, len(batch.masks), temperature),
         )
     if not terms:
         raise ValueError("objective: every weight is 0, there is nothing to learn from")

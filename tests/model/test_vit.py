@@ -8,10 +8,11 @@ import timm
 import torch
 from torch import Tensor
 
-from dinov2lab.model.blocks import Kept, Recompute
+from dinov2lab.model.blocks import Kept
 from dinov2lab.model.features import features
 from dinov2lab.model.vit import Backbone, Tokens, positions_at
 from dinov2lab.spec.model import ModelSpec
+from dinov2lab.spec.resources import Recompute
 
 MODEL = ModelSpec(size="pico", patch=8, layer_scale=0.5)
 KINDS = [MODEL, *(MODEL.model_copy(update=change) for change in ({"ffn": "swiglu"}, {"registers": 3}))]
