@@ -67,7 +67,7 @@ def optunas(seed: int, pruner: optuna.pruners.BasePruner) -> Iterator[Spent]:
             "optim.lr": trial.suggest_float("optim.lr", 1e-5, 1e-1, log=True),
             "objective.teacher.temperature": trial.suggest_float("objective.teacher.temperature", 0.01, 0.1),
         }
-        spec, before, value = spec_at(search, point).model_copy(update={"seed": seed}), 0, 0.0
+        spec, before, value = spec_at(search, point).seeded(seed), 0, 0.0
         for at, value in synthetic.curve(spec, NOISE):
             images, before = images + at - before, at
             trial.report(value, at)

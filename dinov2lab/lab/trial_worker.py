@@ -58,7 +58,8 @@ def main() -> None:
         run, spec = order
         with suppress(Busy, Stopped):
             execute(spec, workspace, roots, resources, stop=partial(orders.stops, run), begun=lambda _: None)
-        print(f"end {run}", flush=True)
+        with suppress(BrokenPipeError):  # nobody is left to hear it, and the next order is to leave
+            print(f"end {run}", flush=True)
 
 
 if __name__ == "__main__":

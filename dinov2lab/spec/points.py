@@ -86,7 +86,7 @@ class Planned(NamedTuple):
 def runs_at(search: SearchSpec, point: Point) -> tuple[Planned, ...]:
     """The runs of a trial, one for each seed."""
     spec = spec_at(search, point)
-    specs = [spec.model_copy(update={"seed": seed}) for seed in search.seeds]
+    specs = [spec.seeded(seed) for seed in search.seeds]
     return tuple(Planned(run_id(each), each) for each in specs)
 
 
@@ -122,7 +122,7 @@ def point_of(search: SearchSpec, spec: RunSpec) -> dict[str, Any] | None:
             point[key] = value_in(plain, key)
             if not dimension.holds(point[key]):
                 return None
-        same = spec_at(search, point).model_copy(update={"seed": spec.seed})
+        same = spec_at(search, point).seeded(spec.seed)
     except (KeyError, ValueError):
         return None
     return point if run_id(same) == run_id(spec) else None

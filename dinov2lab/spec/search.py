@@ -146,8 +146,10 @@ class SearchSpec(Section):
 
 def produced(base: RunSpec) -> tuple[str, ...]:
     """What a chooser may see of a run of `base`: val, health and costs; test never, and losses differ in meaning."""
-    labelled = base.evaluation.memory is not None
-    val = [*(["val/knn"] if labelled else []), *(["val/linear"] if labelled and base.evaluation.linear else [])]
+    measures, val = base.evaluation, list[str]()
+    if measures.memory is not None:
+        probes = {"linear": measures.linear, "retrieval": measures.retrieval, "segmentation": measures.segmentation}
+        val = ["val/knn", *(f"val/{name}" for name, probe in probes.items() if probe)]
     return (*val, *LOOKS[1:], *COSTS)
 
 

@@ -14,7 +14,8 @@ from dinov2lab.spec.identity import run_id
 from dinov2lab.spec.load import SpecError, kind_of, load_recipe
 from dinov2lab.spec.load_search import load_search
 from dinov2lab.spec.points import active, base_point, runs_at, spec_at
-from dinov2lab.spec.search import SearchSpec, search_id
+from dinov2lab.spec.run import RunSpec
+from dinov2lab.spec.search import SearchSpec, produced, search_id
 
 ROOT = Path(__file__).parent.parent.parent
 GOLDEN = Path(__file__).parent.parent / "golden" / "searches.json"
@@ -68,6 +69,14 @@ class TestReading:
         assert [each.run for each in runs_at(search, {})] == [
             run_id(load_recipe("base.yaml", [f"seed={seed}"])) for seed in (3, 4)
         ]
+
+    def test_metrics_are_what_the_base_is_measured_by(self) -> None:
+        measured = RunSpec.model_validate_json(
+            '{"evaluation": {"linear": null, "retrieval": true, "segmentation": {}}}'
+        )
+        assert {"val/knn", "val/retrieval", "val/segmentation"} <= set(produced(measured))
+        assert "val/linear" not in produced(measured)
+        assert not [name for name in produced(measured) if name.startswith("test/")]
 
     def test_conditional_fields_are_there_where_their_condition_holds(self) -> None:
         search = loaded()

@@ -9,6 +9,7 @@ from tiny import RECIPE, dinov2lab
 
 from dinov2lab.spec.identity import run_id
 from dinov2lab.spec.load import load_recipe
+from dinov2lab.spec.search import produced
 
 pytestmark = pytest.mark.system
 SEARCH = """
@@ -43,6 +44,15 @@ def test_every_point_was_tried_and_what_diverged_is_a_failure(lab: Path) -> None
     assert len([row for row in rows if row["origin"] != "promoted"]) == 5
     assert (rows[0]["origin"], rows[0]["state"], rows[1]["state"]) == ("enqueued", "complete", "failed")
     assert rows[1]["reason"]
+
+
+def test_a_run_produces_what_a_search_may_be_after_and_tells_all_its_val(lab: Path) -> None:
+    known = produced(load_recipe(lab / "experiments" / "tiny.yaml"))
+    for file in lab.glob("lab/runs/*/result.json"):
+        metrics = json.loads(file.read_text())["metrics"]
+        assert {name for name in metrics if name.startswith(("val/", "health/"))} == {
+            name for name in known if not name.startswith("cost/")
+        }
 
 
 def test_best_yaml_runs_and_has_its_result_already(lab: Path) -> None:
