@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from dinov2lab.curation.balance import places_within
 from dinov2lab.curation.cache import Result
 from dinov2lab.curation.cluster import apportion
+from dinov2lab.curation.inputs import texts
 from dinov2lab.curation.retrieve import sample
 from dinov2lab.curation.stages import Left, Verdict, among
 from dinov2lab.curation.vectors import Ints
@@ -46,11 +47,11 @@ def _shares(shares: list[float], images: int) -> Ints:
 
 def _common_fate(left: Left, parts: list[ManifestFolder]) -> tuple[NDArray[np.object_], NDArray[np.object_]]:
     """(N,) the reason why an image fell, where it fell by one reason in every part, and (N,) the witness of that."""
-    paths = left.texts("path")
+    paths = texts(left.table, "path")
     reason, witness = np.full(len(left), "not_in_mixture", object), np.full(len(left), None, object)
     for number, folder in enumerate(parts):
         ledger = _table(folder, "ledger")
-        fallen = np.asarray(ledger["path"].to_pylist(), str)
+        fallen = texts(ledger, "path")
         here = np.full(len(left), "not_in_mixture", object)
         place = np.minimum(np.searchsorted(fallen, paths), max(0, len(fallen) - 1))
         hit = np.flatnonzero(fallen[place] == paths) if len(fallen) else np.empty(0, np.int64)

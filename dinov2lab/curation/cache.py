@@ -3,28 +3,24 @@
 import hashlib
 import inspect
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from dinov2lab.curation.vectors import Vectors, blocks
+from dinov2lab.curation.arrays import write_rows
+from dinov2lab.curation.vectors import Vectors
 from dinov2lab.data import decode
 from dinov2lab.spec.identity import content_id
 from dinov2lab.store import atomic
 from dinov2lab.store.manifest import Manifest, ManifestFolder, manifest_id
 
-ROWS = 4096  # of an array that are computed at a time
 LEDGER = pa.schema(
     {"path": pa.string(), "stage": pa.string(), "reason": pa.string(), "witness": pa.string(), "score": pa.float64()}
 )
@@ -66,59 +62,12 @@ def stage_folder(
     return folder
 
 
-def rows_file(cache: Path, identity: Any, count: int, compute: Callable[[int, int], NDArray[Any]]) -> NDArray[Any]:
-    """An array of `count` rows named by what it was computed from, memory-mapped.
-
-    `compute` gives the rows from one place to another; they are written as they come, and a writer that was killed goes on
-    after the last whole block.
-    """
-    file = cache / f"{content_id(identity)}.npy"
-    if not file.exists():
-        with atomic.locked(file.with_name(f"{file.name}.lock")):
-            if not file.exists():
-                _fill(file, count, compute)
-    loaded: NDArray[Any] = np.load(file, mmap_mode="r")
-    return loaded
-
-
-def _fill(file: Path, count: int, compute: Callable[[int, int], NDArray[Any]]) -> None:
-    part = file.with_suffix(".part")
-    done = 0
-    if part.exists():
-        with suppress(ValueError, OSError), part.open("rb") as stream:
-            np.lib.format.read_magic(stream)
-            shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-            header, row = stream.tell(), int(np.prod(shape[1:])) * dtype.itemsize
-            done = (part.stat().st_size - header) // row // ROWS * ROWS if shape[0] == count else 0
-            os.truncate(part, header + done * row)
-    with part.open("ab" if done else "wb") as stream:
-        while done < count or not stream.tell():
-            rows = np.ascontiguousarray(compute(done, min(done + ROWS, count)))
-            if not stream.tell():
-                layout = {"descr": rows.dtype.str, "fortran_order": False, "shape": (count, *rows.shape[1:])}
-                np.lib.format.write_array_header_1_0(stream, layout)
-            rows.tofile(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-            done += len(rows)
-    part.replace(file)
-
-
 def sweep(cache: Path) -> None:
     """Remove what killed writers left behind: temporary names whose lock nobody holds."""
     for leftover in cache.glob(".*.tmp"):
         name = leftover.name[1:].rsplit(".", 2)[0]
         if not atomic.held(cache / f"{name}.lock"):
             shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
-
-
-def _save(path: Path, values: Vectors) -> None:
-    """As an .npy file, block by block."""
-    first = np.asarray(values[:0])
-    out = np.lib.format.open_memmap(path, "w+", first.dtype, (len(values), *first.shape[1:]))
-    for part, rows in blocks(values):
-        out[part] = rows
-    out.flush()
 
 
 def _write(path: Path, parent: ManifestFolder | None, stage: str, parameters: dict[str, Any], result: Result) -> None:
@@ -143,7 +92,7 @@ def _write(path: Path, parent: ManifestFolder | None, stage: str, parameters: di
     for name, table in tables.items():
         pq.write_table(table, path / f"{name}.parquet")
     for name, array in result.arrays.items():
-        _save(path / f"{name}.npy", array)
+        write_rows(path / f"{name}.npy", array)
     funnel = [*(parent.funnel() if parent else []), record]
     records = [json.loads(item.model_dump_json()) for item in funnel]
     atomic.write_json(path / "funnel.json", records)

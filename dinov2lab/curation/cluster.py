@@ -20,6 +20,7 @@ GROUPS = 6  # of nearest groups, whose centres a vector meets
 SAMPLE = 64  # vectors for each centre that the centres are found from
 ITERATIONS = 10
 GRAIN = 2.0**24
+ASKED = 2048  # vectors whose similarities to all centres are held at a time
 NAMES = 2**32
 
 
@@ -53,7 +54,7 @@ class Centres:
     def labels(self, vectors: Vectors) -> tuple[Ints, Scores]:
         """(N,) the nearest centre of each vector, and (N,) their cosine."""
         label, score = np.empty(len(vectors), np.int64), np.empty(len(vectors))
-        for part, rows in blocks(vectors):
+        for part, rows in blocks(vectors, ASKED):
             near, cosine = self.nearest(rows)
             label[part], score[part] = near[:, 0], cosine[:, 0]
         return label, score

@@ -11,7 +11,7 @@ import pyarrow as pa
 from dinov2lab.curation.cache import Result
 from dinov2lab.curation.cluster import Centres, kmeans
 from dinov2lab.curation.dedup import Pairs, Rows, find_leaks, find_pairs
-from dinov2lab.curation.inputs import Inputs, Read
+from dinov2lab.curation.inputs import Inputs, Read, texts
 from dinov2lab.curation.rules import chained, places, representatives, typicality
 from dinov2lab.curation.stages import Left, Verdict, measured
 from dinov2lab.curation.vectors import Ints
@@ -23,7 +23,7 @@ LEAKS = pa.schema({"path": pa.string(), "reference": pa.string(), "score": pa.fl
 
 def leaks(stage: Leaks, left: Left, others: Sequence[Read], inputs: Inputs) -> Result:
     pictures = isinstance(stage.embedder, Copies)
-    rows = Rows(left.vectors(inputs, stage.embedder), None, left.texts("pixels"), pictures)
+    rows = Rows(left.vectors(inputs, stage.embedder), None, texts(left.table, "pixels"), pictures)
     found = []
     fate = np.full(len(left), -np.inf)
     witness = np.full(len(left), None, object)
@@ -79,16 +79,18 @@ def duplicates(stage: Duplicates, left: Left, inputs: Inputs) -> Result:
     own = rows.chosen(np.arange(count))
     stands_for, score = _decided(stage, own, pairs.within(count), left)
     sizes = np.bincount(stands_for, minlength=count)
-    paths = np.asarray(left.pool.paths, str)[order]
-    named = sorted(zip(*np.sort([paths[pairs.a], paths[pairs.b]], axis=0).tolist(), pairs.score.tolist(), strict=True))
-    table = pa.table([[pair[column] for pair in named] for column in range(3)], schema=PAIRS)
+    paths = np.array(left.pool.paths, object)[order]
+    ends = np.sort([order[pairs.a], order[pairs.b]], axis=0)  # places in the pool are in the order of paths
+    by_path = np.lexsort((ends[1], ends[0]))
+    names = [pa.array(left.pool.paths).take(pa.array(end[by_path])) for end in ends]
+    table = pa.table([*names, pairs.score[by_path]], schema=PAIRS)
     counts = {
         "pairs": len(pairs.a),
         "components": int((sizes > 1).sum()),
         "largest_component": int(sizes.max()),
         "saturated": pairs.saturated,
     }
-    verdict = Verdict(stands_for == np.arange(count), "duplicate", paths[stands_for].astype(object), score)
+    verdict = Verdict(stands_for == np.arange(count), "duplicate", paths[stands_for], score)
     return verdict.result(left, "duplicates", counts, tables={"pairs": table}, search=measured(pairs.recall))
 
 

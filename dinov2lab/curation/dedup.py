@@ -23,7 +23,7 @@ class Rows(NamedTuple):
 
     features: Vectors  # (N, D) of unit length
     mirrored: Vectors | None  # (N, D) of the mirror images
-    pixels: NDArray[np.str_]  # (N,) equal where the decoded images are equal
+    pixels: NDArray[np.bytes_]  # (N,) equal where the decoded images are equal
     pictures: bool = False  # whether the features are pictures, to be compared by alignment (copies.py)
 
     def chosen(self, rows: Ints) -> "Rows":
@@ -105,7 +105,8 @@ def scores(rows: Rows, left: Ints, right: Ints) -> Scores:
 
 def _exact_pairs(member: Ints, most: int) -> tuple[Ints, Ints]:
     """Pairs of rows of one set; `member` (N,) numbers the sets."""
-    order = np.argsort(member, kind="stable")
+    several = np.flatnonzero(np.bincount(member)[member] > 1)
+    order = several[np.argsort(member[several], kind="stable")]
     sets = np.split(order, np.flatnonzero(np.diff(member[order])) + 1)
     a, b = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for rows in (rows for rows in sets if len(rows) > 1):
@@ -116,7 +117,7 @@ def _exact_pairs(member: Ints, most: int) -> tuple[Ints, Ints]:
     return np.concatenate(a), np.concatenate(b)
 
 
-def _equal(left: NDArray[np.str_], right: NDArray[np.str_]) -> tuple[Ints, Ints]:
+def _equal(left: NDArray[np.bytes_], right: NDArray[np.bytes_]) -> tuple[Ints, Ints]:
     """Rows of `left` and `right` with equal values, each of `left` with the first that equals it."""
     values, first = np.unique(right, return_index=True)
     if not len(values):

@@ -18,15 +18,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dinov2lab.curation.cluster import Centres, kmeans
+from dinov2lab.curation.cluster import ASKED, Centres, kmeans
 from dinov2lab.curation.vectors import Floats, Ints, Vectors, blocks, rough
 
 Kind = Literal["exact", "ivf", "faiss_flat", "faiss_ivf", "faiss_ivfpq"]
 QUERY_BLOCK = 512
-VISIT_BLOCK = 16384  # queries whose visits to the lists are made together
+VISIT_BLOCK = 131072  # queries whose visits to the lists are made together: the more, the fewer passes over the vectors
 LIST = 256  # vectors in a list, on average
 PROBES = 8
-EXACT_PAIRS = 2 * 10**10  # of query and vector: on a CPU, a minute or so; beyond, lists are looked into
+EXACT_PAIRS = 4 * 10**9  # of query and vector: on a CPU, a minute or so; beyond, lists are looked into
 EXACT_ON_CUDA = 10**7  # vectors
 ANEW = 4  # times k proposals of codes are ranked anew
 CODE_BYTES = 48
@@ -114,7 +114,7 @@ class ListsIndex:
         scores, ids = np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1)
         pending, probes = np.arange(len(queries)), min(self.probes, len(self._centres))
         while len(pending):  # a list may hold less than k
-            for part in np.array_split(pending, -(-len(pending) // (VISIT_BLOCK // 8))):
+            for part in np.array_split(pending, -(-len(pending) // (VISIT_BLOCK // 64))):
                 scores[part], ids[part] = self._nearest(queries[part], k, probes)
             pending, probes = pending[ids[pending, -1] < 0], min(2 * probes, len(self._centres))
         return scores, ids
@@ -140,7 +140,9 @@ class ListsIndex:
 
     def _visits(self, queries: Floats, probes: int) -> Iterator[tuple[Ints, torch.Tensor, torch.Tensor, torch.Tensor]]:
         """For each list that is looked into: its vectors' ids (M,), the queries (V,), their slots (V,), products (V, M)."""
-        lists = self._centres.nearest(queries, probes)[0]  # (Q, probes)
+        lists = np.concatenate(
+            [self._centres.nearest(rows, probes)[0] for _, rows in blocks(queries, ASKED)]
+        )  # (Q, probes)
         order = np.argsort(lists, axis=None, kind="stable")
         row, slot = np.divmod(order, probes)
         bounds = np.searchsorted(lists.ravel()[order], np.arange(len(self._centres) + 1))

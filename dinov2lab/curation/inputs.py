@@ -5,21 +5,24 @@ M readable images of a source, in the order of their paths; D dimensions
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from dinov2lab.curation import copies
-from dinov2lab.curation.cache import rows_file, stage_folder
+from dinov2lab.curation.arrays import rows_file
+from dinov2lab.curation.cache import Result, stage_folder
 from dinov2lab.curation.embed import Mirrored, mirrored, read_pictures, read_thumbnails, thumbnail_features
 from dinov2lab.curation.index import Search
 from dinov2lab.curation.layout import layout_features
 from dinov2lab.curation.quality import measured
-from dinov2lab.curation.scan import THUMBNAIL_PX, scan
+from dinov2lab.curation.scan import THUMBNAIL_PX, merged, read_again, scan
 from dinov2lab.curation.vectors import Chosen, Ints, Vectors
-from dinov2lab.data.source import Source, Unreadable, decode
+from dinov2lab.data.source import Source, Unreadable
 from dinov2lab.spec.curation import Copies, Embedder, Layout, Thumbnails
 from dinov2lab.spec.identity import canonical
 from dinov2lab.store.manifest import ManifestFolder
@@ -34,7 +37,20 @@ class Read(NamedTuple):
     folder: ManifestFolder
     rows: Ints  # (M,) indices into the source
     paths: tuple[str, ...]  # (M,)
-    pixels: NDArray[np.str_]  # (M,) scan.pixel_key
+    pixels: NDArray[np.bytes_]  # (M,) scan.pixel_key
+
+
+Tell = Callable[[str, int, int], None]  # what is being done, how much is done, of how much
+PART = 32768  # images that are read as one
+
+
+def silent(doing: str, done: int, of: int) -> None:
+    pass
+
+
+def texts(table: pa.Table, name: str) -> NDArray[np.bytes_]:
+    """(N,) a column of text in UTF-8, which sorts alike and takes a quarter of numpy's text."""
+    return np.asarray(table[name].cast(pa.binary()).to_pylist(), bytes)
 
 
 @dataclass(frozen=True)
@@ -43,14 +59,30 @@ class Inputs:
     embed: Embed
     cache: Path
     search: Search
+    tell: Tell = silent
 
     def read(self, source: Source) -> Read:
+        """A source as it was read, in parts: a kill costs no more than the part that was under way."""
         parameters = {"uri": source.uri, "fingerprint": source.fingerprint()}
-        folder = stage_folder(self.cache, None, "read", parameters, lambda: scan(source))
+        total = len(source.paths)
+        whole = partial(stage_folder, self.cache, None, "read", parameters)
+
+        def part(rows: range) -> Result:
+            return scan(source, rows, lambda done: self.tell(f"read {source.uri}", rows.start + done, total))
+
+        def parts() -> Result:
+            found = []
+            for start in range(0, total, PART):
+                rows = range(start, min(start + PART, total))
+                which = parameters | {"rows": [rows.start, rows.stop]}
+                found.append(stage_folder(self.cache, None, "read", which, partial(part, rows)))
+            return merged(found)
+
+        folder = whole(parts if total > PART else lambda: part(range(total)))
+        self.tell(f"read {source.uri}", total, total)
         kept = folder.table("kept")
         assert kept is not None  # every folder has it
-        pixels = np.asarray(kept["pixels"].to_pylist(), str)
-        return Read(source, folder, kept["row"].to_numpy(), tuple(kept["path"].to_pylist()), pixels)
+        return Read(source, folder, kept["row"].to_numpy(), tuple(kept["path"].to_pylist()), texts(kept, "pixels"))
 
     def features(self, embedder: Embedder | Copies, read: Read, mirror: bool = False) -> Vectors:
         """(M, D) of all readable images, whichever of them a stage has left: the next stage asks for others.
@@ -73,16 +105,15 @@ class Inputs:
                 raise ValueError(f"{read.source.uri}: {name} gave no finite vector for every image")
             return found
 
-        return self._of_images([canonical(embedder), mirror], read, rows)
+        return self._of_images([canonical(embedder), mirror], read, rows, "embed mirrored" if mirror else "embed")
 
     def measures(self, read: Read) -> Vectors:
         """(M, 6) quality.MEASURES of all readable images."""
 
         def rows(wanted: list[int]) -> NDArray[np.float32]:
-            files = [read.source.read(row) for row in wanted]
-            return np.stack([measured(data, decode(data)) for data in files])
+            return np.stack([measured(*read_again(read.source, row)) for row in wanted])
 
-        return self._of_images("quality", read, rows)
+        return self._of_images("quality", read, rows, "measure")
 
     def _thumbnail_features(self, embedder: Thumbnails, read: Read, mirror: bool) -> Vectors:
         pictures: Vectors = np.load(read.folder.path / "thumbnails.npy", mmap_mode="r")
@@ -105,9 +136,13 @@ class Inputs:
 
         return self._rows([canonical(embedder), mirror], read, rows)
 
-    def _of_images(self, identity: Any, read: Read, compute: Callable[[list[int]], NDArray[Any]]) -> Vectors:
+    def _of_images(
+        self, identity: Any, read: Read, compute: Callable[[list[int]], NDArray[Any]], doing: str = "draw"
+    ) -> Vectors:
         """What `compute` gives for the images of `read`: it is asked, and writes, in the order of the source."""
         order = np.argsort(read.rows)
+        places = np.empty(len(order), np.int64)
+        places[order] = np.arange(len(order))
 
         def rows(start: int, stop: int) -> NDArray[Any]:
             try:
@@ -116,11 +151,12 @@ class Inputs:
                 raise ValueError(f"{read.source.uri}: an image was readable before and is now {error.reason}: "
                                  "the source changed while it was curated") from error  # fmt: skip
 
-        places = np.empty(len(order), np.int64)
-        places[order] = np.arange(len(order))
-        written = self._rows([identity, "images"], read, rows)
+        written = self._rows([identity, "images"], read, rows, doing)
         return written if (np.diff(order) > 0).all() else Chosen(written, places)
 
-    def _rows(self, identity: Any, read: Read, compute: Callable[[int, int], NDArray[Any]]) -> NDArray[Any]:
-        cache = self.cache.parent / "embeddings"
-        return rows_file(cache, [identity, read.folder.path.name], len(read.rows), compute)
+    def _rows(
+        self, identity: Any, read: Read, compute: Callable[[int, int], NDArray[Any]], doing: str = "embed"
+    ) -> NDArray[Any]:
+        cache, total = self.cache.parent / "embeddings", len(read.rows)
+        tell = lambda done: self.tell(f"{doing} {read.source.uri}", done, total)  # noqa: E731
+        return rows_file(cache, [identity, read.folder.path.name], total, compute, tell)

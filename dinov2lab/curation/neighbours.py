@@ -17,7 +17,8 @@ from dinov2lab.curation.index import Index, Kind, Search, open_index
 from dinov2lab.curation.vectors import Floats, Ints, Scores, Vectors, blocks, cosine, rough
 
 MARGIN = 1e-3  # more than float32 (and TF32, on CUDA) can be wrong about a cosine
-ASKED = 65536  # queries whose findings are held before they are scored
+ASKED = 131072  # queries whose findings are held before they are scored
+BOUNDED = 2048  # of them, where bounds are searched, which may propose very many
 BOUND_DIMENSIONS = 64
 WORTHWHILE = 2048  # vectors: with fewer, finding the directions takes longer than the search
 BASIS_ROWS = 8192  # vectors that the principal directions are taken from
@@ -69,9 +70,9 @@ def above(vectors: Vectors, queries: Vectors, threshold: float, k: int, search: 
     kind = search.chosen(len(vectors), len(queries), vectors.shape[1])
     basis = _basis(vectors) if kind == "exact" else None
     index = open_index(vectors if basis is None else _bounded(vectors, basis), search, kind)
-    recall = None if kind in ("exact", "faiss_flat") else _widened(index, kind, queries, threshold)
+    recall = None if kind in ("exact", "faiss_flat") else _within_widened(index, kind, queries, threshold)
     found: list[tuple[Ints, Ints, Scores]] = [(none, none, np.empty(0))]
-    for part, rows in blocks(queries, ASKED):
+    for part, rows in blocks(queries, ASKED if basis is None else BOUNDED):
         query, id_ = index.within(rows if basis is None else _bounded(rows, basis), threshold - MARGIN)
         near = rough(rows, query, vectors, id_) >= threshold - MARGIN  # spares most of the float64
         query, id_ = query[near], id_[near]
@@ -109,7 +110,7 @@ def _sampled(queries: Vectors) -> Floats:
     return np.ascontiguousarray(queries[:: max(1, len(queries) // SAMPLED)])
 
 
-def _widened(index: Index, kind: Kind, queries: Vectors, threshold: float) -> Recall:
+def _within_widened(index: Index, kind: Kind, queries: Vectors, threshold: float) -> Recall:
     """The recall of `index` on a sample, after it looks into as many lists as WANTED needs."""
     asked = _sampled(queries)
     truth = np.concatenate([
@@ -150,19 +151,23 @@ def ranked(index: Index, queries: Vectors, k: int) -> tuple[Scores, Ints]:
     return scores, ids
 
 
-def open_for(vectors: Vectors, queries: Vectors, k: int, search: Search = DEFAULT) -> tuple[Index, Recall | None]:
-    """An index for `ranked`, and the share of the k nearest that it finds, measured on a sample."""
+def open_for(vectors: Vectors, queries: Vectors, search: Search = DEFAULT) -> tuple[Index, Kind]:
+    """An index for `ranked`, and its kind."""
     kind = search.chosen(len(vectors), len(queries), vectors.shape[1])
-    index = open_index(vectors, search, kind)
+    return open_index(vectors, search, kind), kind
+
+
+def widened(index: Index, kind: Kind, queries: Vectors, k: int) -> Recall | None:
+    """The share of the k nearest that `index` finds, on a sample, after it looks into as many lists as WANTED needs."""
     if kind in ("exact", "faiss_flat"):
-        return index, None
+        return None
     asked = _sampled(queries)[: SAMPLED // 4]
-    floor = _kth_scores(vectors, asked, k)
+    floor = _kth_scores(index.vectors, asked, k)
     while True:
         scores, ids = index.nearest(asked, k)
         found = int(((scores >= floor[:, None] - ROUNDING) & (ids >= 0)).sum())
         if found >= WANTED * len(asked) * k or index.probes >= MOST_PROBES:
-            return index, Recall(kind, index.probes, found, len(asked) * k)
+            return Recall(kind, index.probes, found, len(asked) * k)
         index.probes = 2 * index.probes
 
 

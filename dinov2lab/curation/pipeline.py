@@ -17,7 +17,7 @@ from dinov2lab.curation import arms, copying, stages
 from dinov2lab.curation.cache import Result, stage_folder, sweep
 from dinov2lab.curation.certificate import write_certificate
 from dinov2lab.curation.index import Search
-from dinov2lab.curation.inputs import Embed, Inputs, Read
+from dinov2lab.curation.inputs import Embed, Inputs, Read, Tell, silent
 from dinov2lab.curation.stages import Left, left_of
 from dinov2lab.data.source import Source
 from dinov2lab.draws import Key
@@ -50,17 +50,18 @@ def curate(
     embed: Embed,
     cache: Path,
     search: Search = Search(),  # noqa: B008
+    tell: Tell = silent,
 ) -> ManifestFolder:
     """The manifest of the images that `spec` keeps of `train`; without a spec, of all that can be read.
 
     `open` gives the sources that a spec names, `embed` the features of embedders other than thumbnails, `cache` holds
     the folders of the stages (its neighbour `embeddings` the features). `search` decides where and how is searched, and
-    no row, but for the recall of an index that is not exact. Raises ValueError where no image is left for a stage, or a
-    source changes while it is read.
+    no row, but for the recall of an index that is not exact; `tell` hears how far it is. Raises ValueError where no
+    image is left for a stage, or a source changes while it is read.
     """
     sweep(cache)
     sweep(cache.parent / "embeddings")
-    inputs = Inputs(open, embed, cache, search)
+    inputs = Inputs(open, embed, cache, search, tell)
     pool = inputs.read(train)
     if spec is None:
         return pool.folder
@@ -115,7 +116,10 @@ def _apply(stage: Leaks | Stage, parent: ManifestFolder, pool: Read, inputs: Inp
     if inner:
         parameters["manifests"] = [folder.path.name for folder in inner]
     compute = partial(_result, stage, table, pool, others, inner, inputs, key)
-    return stage_folder(inputs.cache, parent, name, parameters, compute)
+    inputs.tell(name, 0, 1)
+    folder = stage_folder(inputs.cache, parent, name, parameters, compute)
+    inputs.tell(name, 1, 1)
+    return folder
 
 
 def _inner(stage: Leaks | Stage) -> list[Sequence[Stage]]:

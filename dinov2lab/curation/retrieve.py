@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from dinov2lab import draws
 from dinov2lab.curation.balance import filled
-from dinov2lab.curation.index import Search, open_index
-from dinov2lab.curation.neighbours import DEFAULT, Recall, open_for, ranked
+from dinov2lab.curation.index import Index, Kind, Search, open_index
+from dinov2lab.curation.neighbours import DEFAULT, Recall, open_for, ranked, widened
 from dinov2lab.curation.vectors import BLOCK, Ints, Scores, Vectors
 
 FIRST_RANKS = 16
@@ -36,10 +36,11 @@ def retrieve(pool: Vectors, queries: Vectors, images: int, search: Search = DEFA
     """
     _some_query(queries)
     wanted, ranks = min(images, len(pool)), min(FIRST_RANKS, len(pool))
-    found = _best_ranks(pool, queries, ranks, search)
+    opened = open_for(pool, queries, search)
+    found = _best_ranks(*opened, queries, ranks)
     while np.count_nonzero(found.rank < ranks) < wanted:
         ranks = min(2 * ranks, len(pool))
-        found = _best_ranks(pool, queries, ranks, search)
+        found = _best_ranks(*opened, queries, ranks)
     taken = found.order()[:wanted]
     rounds = int(found.rank[taken[-1]]) + 1 if wanted else 0
     collisions = len(queries) * rounds - int(np.count_nonzero(found.rank < rounds))
@@ -63,7 +64,7 @@ def retrieve_each(
     ranks = min(per_query, len(pool))
     if collisions == "fill":
         return _each_its_own(pool, queries, per_query, images, search)
-    found = _best_ranks(pool, queries, ranks, search)
+    found = _best_ranks(*open_for(pool, queries, search), queries, ranks)
     taken = found.order()[: int(np.count_nonzero(found.rank < ranks))]
     missing = len(queries) * ranks - len(taken)
     taken = taken[:images]
@@ -89,11 +90,11 @@ class _Ranked(NamedTuple):
         return rows
 
 
-def _best_ranks(pool: Vectors, queries: Vectors, ranks: int, search: Search) -> _Ranked:
+def _best_ranks(index: Index, kind: Kind, queries: Vectors, ranks: int) -> _Ranked:
     """The rank is `ranks` where it is beyond."""
-    index, recall = open_for(pool, queries, ranks, search)
-    rank = np.full(len(pool), ranks)
-    query, score = np.full(len(pool), -1), np.full(len(pool), -np.inf)
+    recall, size = widened(index, kind, queries, ranks), len(index.vectors)
+    rank = np.full(size, ranks)
+    query, score = np.full(size, -1), np.full(size, -np.inf)
     for start in range(0, len(queries), QUERY_BLOCK):
         scores, ids = ranked(index, queries[start : start + QUERY_BLOCK], ranks)  # (Q, ranks)
         seen_by, seen_at = np.indices(ids.shape).reshape(2, -1)
@@ -116,8 +117,9 @@ def _first_of_each(rows: Ints, *order: NDArray[np.generic]) -> Ints:
 def _each_its_own(pool: Vectors, queries: Vectors, per_query: int, images: int | None, search: Search) -> Retrieved:
     """The lists double until each query has enough: what was taken at the ranks before stays taken."""
     length = min(2 * per_query, len(pool))
+    index, kind = open_for(pool, queries, search)
     while True:
-        index, recall = open_for(pool, queries, length, search)
+        recall = widened(index, kind, queries, length)
         lists = ranked(index, queries, length)
         taken, have, collisions, ranks = _taken_in_turn(*lists, len(pool), per_query)
         if have.min() >= per_query or length == len(pool):
@@ -178,7 +180,7 @@ def closest(rows: Vectors, queries: Vectors, search: Search = DEFAULT) -> tuple[
     return query, score
 
 
-def sample(content: NDArray[np.str_], images: int, key: draws.Key) -> Ints:
+def sample(content: NDArray[np.bytes_], images: int, key: draws.Key) -> Ints:
     """The first `images` of a random permutation of all rows in the order of `content`, (N,) distinct names.
 
     Neither the order of the rows nor the number wanted enters the permutation, so that a smaller sample lies in a

@@ -14,8 +14,8 @@ from dinov2lab.curation.balance import Clustering, flat, foremost, hierarchy, pl
 from dinov2lab.curation.cache import LEDGER, Result
 from dinov2lab.curation.cluster import Centres, kmeans
 from dinov2lab.curation.density import shares, whitened
-from dinov2lab.curation.inputs import Inputs, Read
-from dinov2lab.curation.neighbours import Recall, open_for, ranked
+from dinov2lab.curation.inputs import Inputs, Read, texts
+from dinov2lab.curation.neighbours import Recall, open_for, ranked, widened
 from dinov2lab.curation.quality import failings
 from dinov2lab.curation.scan import KEPT
 from dinov2lab.curation.vectors import Chosen, Ints, Scores, Vectors
@@ -49,12 +49,9 @@ class Left(NamedTuple):
     def vectors(self, inputs: Inputs, embedder: Embedder | Copies) -> Vectors:
         return Chosen(inputs.features(embedder, self.pool), self.places)
 
-    def texts(self, name: str) -> NDArray[np.str_]:
-        return np.asarray(self.table[name].to_pylist(), str)
-
-    def names(self) -> NDArray[np.str_]:
+    def names(self) -> NDArray[np.bytes_]:
         """(N,) distinct, and the same wherever an image stands in its source: what is drawn is drawn by them."""
-        return np.char.add(np.char.add(self.texts("content"), " "), self.texts("path"))
+        return np.char.add(np.char.add(texts(self.table, "content"), b" "), texts(self.table, "path"))
 
 
 def left_of(table: pa.Table, pool: Read) -> Left:
@@ -199,7 +196,8 @@ def inverse_density(stage: InverseDensity, left: Left, inputs: Inputs, key: Key)
     """The witness is the neighbour whose distance is the weight; the score, its cosine."""
     images = left.vectors(inputs, stage.embedder)
     rank = min(stage.neighbours + 1, len(left))  # an image is its own neighbour
-    index, recall = open_for(images, images, rank, inputs.search)
+    index, kind = open_for(images, images, inputs.search)
+    recall = widened(index, kind, images, rank)
     far, witness = np.empty(len(left)), np.empty(len(left), np.int64)
     for part in np.array_split(np.arange(len(left)), -(-len(left) // 4096)):
         scores, ids = ranked(index, images[part], rank)

@@ -3,7 +3,7 @@
 N vectors, D dimensions; P pairs
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -44,6 +44,30 @@ class Chosen:
 
     def __getitem__(self, rows: Any) -> Any:
         return self.array[self.rows[rows]]
+
+
+class Stacked:
+    """Several, one below the other."""
+
+    def __init__(self, arrays: Sequence[Vectors]) -> None:
+        self._arrays = arrays
+        self._ends = np.cumsum([len(array) for array in arrays])
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        return len(self), *self._arrays[0].shape[1:]
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, rows: Any) -> Any:
+        places = np.arange(len(self))[rows]
+        which = np.searchsorted(self._ends, places, side="right")
+        out = np.empty((len(places), *self.shape[1:]), np.asarray(self._arrays[0][:0]).dtype)
+        for number in np.unique(which).tolist():
+            here = which == number
+            out[here] = self._arrays[number][places[here] - (self._ends[number] - len(self._arrays[number]))]
+        return out
 
 
 def blocks(vectors: Vectors, size: int = BLOCK) -> Iterator[tuple[slice, Floats]]:

@@ -252,7 +252,7 @@ def test_two_processes_that_ask_at_once_compute_once(tmp_path):
         pool = MemorySource("memory:pool", {f"p{n}": encoded(picture(n)) for n in range(300)})
         print("ready", flush=True)
         sys.stdin.readline()
-        folder = stage_folder(Path(sys.argv[2]), None, "read", {}, lambda: scan(pool))
+        folder = stage_folder(Path(sys.argv[2]), None, "read", {}, lambda: scan(pool, range(300)))
         print(pool.reads, folder.path)
     """)
     command = [sys.executable, "-c", script, str(Path(__file__).parent), str(tmp_path)]
