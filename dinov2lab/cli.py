@@ -33,6 +33,10 @@ DataRoot = Annotated[Path, typer.Option("--data-root", help="What the paths of s
 Reports = Annotated[Path, typer.Option("--reports", help="Where reports are written, a folder for each study.")]
 Jobs = Annotated[int | None, typer.Option("--jobs", min=1, help="Runs at a time. [default: cores, or free GPUs]")]
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where to compute.")]
+Searching = Annotated[
+    Literal["auto", "exact", "ivf", "faiss_flat", "faiss_ivf", "faiss_ivfpq"],
+    typer.Option("--search", help="The index that near images are looked for with; its recall is in the manifest."),
+]
 Rerun = Annotated[bool, typer.Option("--rerun", help="Compute again what has a result.")]
 MoreSeeds = Annotated[
     int | None,
@@ -253,6 +257,7 @@ def curate(
     workspace: Place = LAB,
     data_root: DataRoot = HERE,
     device: Device = "auto",
+    search: Searching = "auto",
     as_json: Json = False,
 ) -> None:
     """Curate a recipe's training images and train nothing: which are kept, and why the others fell."""
@@ -261,10 +266,27 @@ def curate(
     from dinov2lab.store.folders import Workspace
 
     spec, place = commands.find_recipe(recipe, sets or ()), Workspace(workspace)
-    from dinov2lab.lab.execute import curated
-
-    folder = curated(spec, place, Roots(data_root, place.cache), commands.resources_for(1, device)[1])
+    resources = commands.resources_for(1, device)[1].model_copy(update={"search": search})
+    folder, page = commands.curate(spec, place, Roots(data_root, place.cache), resources)
     terminal.show_funnel(folder.funnel(), folder.path, as_json)
+    if not as_json:
+        typer.echo(f"page      {page}")
+
+
+@app.command()
+def why(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="An image, by its path in its source.")],
+    manifest: Annotated[
+        str | None, typer.Option("--manifest", metavar="ID", help="Of a curation. [default: the latest]")
+    ] = None,
+    workspace: Place = LAB,
+) -> None:
+    """Say whether a curation kept an image, and what decided."""
+    from dinov2lab import commands
+    from dinov2lab.store.folders import Workspace
+
+    for line in commands.why(path, manifest, Workspace(workspace)):
+        typer.echo(line)
 
 
 @app.command()

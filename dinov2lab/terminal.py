@@ -91,6 +91,7 @@ def progress_text(cell: Cell, values: dict[str, Any]) -> str:
 class _View(Protocol):
     def show(self, cell: Cell, values: dict[str, Any]) -> None: ...
     def end(self, cell: Cell, text: str) -> None: ...
+    def step(self, doing: str, done: int, of: int) -> None: ...
     def close(self) -> None: ...
 
 
@@ -115,6 +116,17 @@ class _Bars:
             self._progress.remove_task(self._tasks.pop(cell.run))
         self._progress.console.print(f"{_name(cell)}   {text}", markup=False, highlight=False)
 
+    def step(self, doing: str, done: int, of: int) -> None:
+        """Of a curation: what is being done, and how much of it."""
+        if done >= of:
+            if doing in self._tasks:
+                self._progress.remove_task(self._tasks.pop(doing))
+            return
+        if doing not in self._tasks:
+            self._tasks[doing] = self._progress.add_task(doing, total=of if of > 1 else None, text="")
+        text = f"{done:,} of {of:,} images" if of > 1 else "deciding"
+        self._progress.update(self._tasks[doing], completed=done, text=text)
+
     def close(self) -> None:
         self._progress.stop()
 
@@ -133,6 +145,11 @@ class _Lines:
     def end(self, cell: Cell, text: str) -> None:
         note(f"{_name(cell)}   {text}")
 
+    def step(self, doing: str, done: int, of: int) -> None:
+        if done < of and time.monotonic() - self._last.get(doing, -LINE_SECONDS if of == 1 else 0) >= LINE_SECONDS:
+            self._last[doing] = time.monotonic()
+            note(f"{doing}   {done:,} of {of:,} images" if of > 1 else f"stage {doing}")
+
     def close(self) -> None:
         pass
 
@@ -147,14 +164,17 @@ class _Watched(NamedTuple):
 
 
 @contextmanager
-def watching(cells: Sequence[Cell], workspace: Workspace, finals: Sequence[str]) -> Iterator[None]:
-    """While inside, show how the runs of `cells` get on; of one that ends, its `finals`. Only files are read."""
+def watching(cells: Sequence[Cell], workspace: Workspace, finals: Sequence[str]) -> Iterator[_View]:
+    """While inside, show how the runs of `cells` get on; of one that ends, its `finals`. Only files are read.
+
+    Gives the view, whose `step` shows how far a curation is.
+    """
     runs = [_Watched(cell, Follower(workspace.run(cell.run))) for cell in cells]
     stop, view = threading.Event(), _Bars() if sys.stderr.isatty() else _Lines()
     thread = threading.Thread(target=_watch, args=(runs, workspace, finals, view, stop), daemon=True)
     thread.start()
     try:
-        yield
+        yield view
     finally:
         stop.set()
         thread.join()

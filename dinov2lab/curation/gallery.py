@@ -30,7 +30,7 @@ def write_examples(
         with atomic.locked(folder.path.with_name(f"{folder.path.name}.lock")):
             if not file.exists():
                 atomic.sweep(folder.path / "examples")
-                pictures = _Pictures(folder, source, open)
+                pictures = Drawer(folder, source, open)
                 atomic.write_json(file, {name: pictures.rows(table, per_reason) for name, table in _groups(folder)})
     return file
 
@@ -43,7 +43,9 @@ def _groups(folder: ManifestFolder) -> list[tuple[str, pa.Table]]:
     return [("kept", kept), *((reason, ledger.filter(pc.equal(ledger["reason"], reason))) for reason in reasons)]
 
 
-class _Pictures:
+class Drawer:
+    """Draws small pictures of a manifest's images and of their witnesses, each once."""
+
     def __init__(self, folder: ManifestFolder, source: Source, open: Callable[[str], Source] | None) -> None:
         self._folder = folder.path / "examples"
         self._rows = {source.uri: {path: row for row, path in enumerate(source.paths)}}
@@ -67,6 +69,12 @@ class _Pictures:
             "witness": witness,
             "witness_file": None if witness is None else self._draw(*self._place(witness)),
         }
+
+    def own(self, path: str) -> dict[str, str | None]:
+        return {"path": path, "file": self._draw(self._own, path)}
+
+    def witness(self, name: str) -> dict[str, str | None]:
+        return {"path": name, "file": self._draw(*self._place(name))}
 
     def _place(self, witness: str) -> tuple[str, str]:
         """The source and the path of a witness: "URI path" of a source that a stage named, else a path of the pool."""

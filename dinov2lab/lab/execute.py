@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dinov2lab.curation import gallery, pipeline
+from dinov2lab.curation import gallery, groups, pipeline
 from dinov2lab.curation.index import Search
+from dinov2lab.curation.inputs import Tell, silent
 from dinov2lab.data.loader import Pictures, evaluation_batches
 from dinov2lab.data.source import Roots, Source, open_source
 from dinov2lab.draws import Key
@@ -26,7 +27,7 @@ from dinov2lab.model.vit import Backbone
 from dinov2lab.model.weights import Pretrained, digest, load_backbone
 from dinov2lab.spec.cost import flops_of_run, images_of_run
 from dinov2lab.spec.curation import Embedder, RunEmbedder, TimmEmbedder
-from dinov2lab.spec.identity import run_id
+from dinov2lab.spec.identity import content_id, run_id
 from dinov2lab.spec.model import RunWeights
 from dinov2lab.spec.resources import Resources
 from dinov2lab.spec.run import RunSpec
@@ -149,7 +150,7 @@ def _compute(
     metrics |= references(spec, data, device, start)
     metrics |= {name: value for name, value in folder.rows()[-1].items() if name.startswith("loss/")}
     checkpoint.save_backbone(trained.backbone, folder.backbone)
-    _draw_examples(manifest_folder, sources[spec.data.train], roots)
+    draw_examples(manifest_folder, sources[spec.data.train], roots)
     _certify(manifest_folder, spec, workspace, roots, resources, stop)
     return RunResult(
         run=folder.path.name,
@@ -181,11 +182,16 @@ def settle(resources: Resources, spec: RunSpec, folder: RunFolder) -> Resources:
 
 
 def curated(
-    spec: RunSpec, workspace: Workspace, roots: Roots, resources: Resources, stop: Stop = never
+    spec: RunSpec,
+    workspace: Workspace,
+    roots: Roots,
+    resources: Resources,
+    stop: Stop = never,
+    tell: Tell = silent,
 ) -> ManifestFolder:
     """The images that the run trains on, from the cache where they are there. Training makes one embedder after another."""
     key, train = Key(spec.seed, spec.replicate), open_source(spec.data.train, roots)
-    return pipeline.curate(train, spec.curation, key, **_curation(workspace, roots, resources, stop))
+    return pipeline.curate(train, spec.curation, key, **_curation(workspace, roots, resources, stop), tell=tell)
 
 
 def _certify(
@@ -199,9 +205,14 @@ def _certify(
 
 def _curation(workspace: Workspace, roots: Roots, resources: Resources, stop: Stop) -> dict[str, Any]:
     """What curation is handed: sources by name, embeddings, its cache and its index."""
+    networks: dict[str, tuple[Backbone | Pretrained, int]] = {}
 
     def embed(embedder: Embedder, source: Source, rows: Sequence[int]) -> NDArray[np.float32]:
-        backbone, px = _embedder(embedder, workspace, roots, resources, stop)
+        """In blocks, of which all but the first find the network open."""
+        name = content_id(embedder)
+        if name not in networks:
+            networks[name] = _embedder(embedder, workspace, roots, resources, stop)
+        backbone, px = networks[name]
         if resources.device != "cpu" and torch.cuda.is_available():
             backbone.cuda()
         found = features(backbone, evaluation_batches(Pictures(source, rows, budget=0), px))
@@ -257,8 +268,11 @@ def _frozen(
     return frozen_teacher(run, folder.checkpoint)
 
 
-def _draw_examples(manifest: ManifestFolder, source: Source, roots: Roots) -> None:
-    gallery.write_examples(manifest, source, open=lambda uri: open_source(uri, roots))
+def draw_examples(manifest: ManifestFolder, source: Source, roots: Roots) -> None:
+    """What a page on the manifest shows, beside it."""
+    opened = lambda uri: open_source(uri, roots)  # noqa: E731
+    gallery.write_examples(manifest, source, open=opened)
+    groups.write_groups(manifest, gallery.Drawer(manifest, source, opened))
 
 
 def _cost(spec: RunSpec, trained: loop.Trained) -> Cost:

@@ -101,7 +101,7 @@ def _curation(
     differing = tuple(other for other in counts if counts[other] != counts[seed])
     other_images = len({records[-1].id for records in funnels.values()}) > 1
     whole = max(1, funnel[0].rows + sum(funnel[0].dropped.values()))
-    stages = tuple(_stage(record, whole) for record in funnel)
+    stages = tuple(stage_of(record, whole) for record in funnel)
     return Curation(arm, seed, funnel[-1].id, stages, differing, other_images, examples, certificates)
 
 
@@ -122,7 +122,7 @@ def _certificates(folder: Path) -> tuple[Certificate, ...]:
     )
 
 
-def _stage(record: Manifest, whole: int) -> Stage:
+def stage_of(record: Manifest, whole: int) -> Stage:
     came = record.rows + sum(record.dropped.values())
     dropped = tuple(sorted(record.dropped.items(), key=lambda item: -item[1]))
     parameters = ", ".join(f"{name} {_plain(value)}" for name, value in record.parameters.items())
@@ -146,24 +146,24 @@ def _examples(arm: str, folder: Path, seen: dict[str, str]) -> tuple[Examples, .
     for reason in sorted(groups, key=lambda name: name != "kept"):
         entries = groups[reason][: SHOWN_KEPT if reason == "kept" else SHOWN]
         above = seen.setdefault(reason + json.dumps([entry["path"] for entry in entries]), arm)
-        shown = tuple(_example(folder, entry) for entry in entries) if above == arm else ()
+        shown = tuple(example(folder, entry) for entry in entries) if above == arm else ()
         if entries:
             table.append(Examples(reason, shown, None if above == arm else above))
     return tuple(table)
 
 
-def _example(folder: Path, entry: dict[str, Any]) -> Example:
+def example(folder: Path, entry: dict[str, Any]) -> Example:
     witness = entry.get("witness")
     return Example(
         entry["path"],
         entry.get("score"),
-        _png(folder, entry.get("file")),
+        png(folder, entry.get("file")),
         witness,
-        _png(folder, entry.get("witness_file")),
+        png(folder, entry.get("witness_file")),
     )
 
 
-def _png(folder: Path, name: str | None) -> Markup | None:
+def png(folder: Path, name: str | None) -> Markup | None:
     """A data URI of a small PNG inside `folder`; None for anything else."""
     file = (folder / name).resolve() if name else None
     if not file or not file.is_relative_to(folder.resolve()) or not file.is_file() or file.stat().st_size > LARGEST:

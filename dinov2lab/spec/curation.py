@@ -257,6 +257,12 @@ class CurationSpec(Section):
         queries = (stage.queries for stage in _flattened(self.stages) if isinstance(stage, Retrieve | Clusters))
         return tuple(dict.fromkeys((*(self.leaks.against if self.leaks else ()), *queries)))
 
+    def recipes(self) -> "tuple[RunSpec, ...]":
+        """Of the runs that embed, each once."""
+        stages = (*([self.leaks] if self.leaks else ()), *_flattened(self.stages))
+        found = [each.run for stage in stages if isinstance(each := getattr(stage, "embedder", None), RunEmbedder)]
+        return tuple(recipe for place, recipe in enumerate(found) if recipe not in found[:place])
+
 
 def _flattened(stages: tuple[Plain | Mixture | Control, ...]) -> Iterator[Plain]:
     """All stages, those inside mixtures and controls too."""
