@@ -134,6 +134,7 @@ def run(
         return
     from dinov2lab.data.source import Roots
 
+    jobs = jobs if isinstance(found, Study) else 1
     roots, (jobs, resources) = Roots(data_root, place.cache), commands.resources_for(jobs, device)
     if not isinstance(found, Study):
         result = commands.run_recipe(found, place, roots, resources, rerun=rerun)

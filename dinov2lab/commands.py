@@ -95,7 +95,8 @@ def resources_for(jobs: int | None, device: Literal["auto", "cpu", "cuda"]) -> t
     gpu = device == "cuda" or (device == "auto" and Path("/dev/nvidiactl").exists())
     jobs = jobs or (max(1, len(free_gpus())) if gpu else cores)
     # One thread each: on small networks a second one costs more than it brings, and on a busy machine it waits for the first.
-    return jobs, Resources(device=device, threads=max(1, cores // jobs) if gpu else 1)
+    each = max(1, cores // jobs)
+    return jobs, Resources(device=device, threads=each if gpu else 1, workers=each - 1)
 
 
 def listing(workspace: Workspace) -> list[dict[str, Any]]:

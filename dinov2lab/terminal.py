@@ -85,6 +85,7 @@ def progress_text(cell: Cell, values: dict[str, Any]) -> str:
     elif speed:
         parts += [f"{speed:.0f}/s", f"{duration(left)} left"]
     parts += [metric("val/knn", values["val/knn"])] if "val/knn" in values else []
+    parts += ["COLLAPSED"] if values.get("health/collapse") else []
     return "   ".join(parts)
 
 

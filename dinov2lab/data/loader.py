@@ -1,6 +1,7 @@
 """Batches by position: which image stands at position p of a run is a pure function, so a resume needs no state."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from dinov2lab.data.decoded import decoded
 from dinov2lab.data.source import Source, Unreadable, decode
 from dinov2lab.data.views import Pixels, normalise
 from dinov2lab.draws import Key, permutation
@@ -16,11 +18,23 @@ CACHE_BYTES = 2 << 30
 
 
 class Pictures:
-    """Decoded images of chosen rows of a source, kept in memory up to a budget in bytes."""
+    """Decoded images of chosen rows of a source.
 
-    def __init__(self, source: Source, rows: Sequence[int], budget: int = CACHE_BYTES) -> None:
+    With a `cache` folder and a name `images` that stands for the content of these rows, they are decoded once for all; where
+    they do not fit, or without one, they are kept in memory, up to `budget` bytes.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        rows: Sequence[int],
+        budget: int = CACHE_BYTES,
+        cache: Path | None = None,
+        images: str = "",
+    ) -> None:
         self._source, self.rows, self._left = source, rows, budget
         self._kept: dict[int, Pixels] = {}
+        self._stored = decoded(cache, images, len(rows), self._read, budget) if cache else None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -28,18 +42,24 @@ class Pictures:
     def __getitem__(self, index: int) -> Image.Image:
         return Image.fromarray(self.pixels(index))
 
+    def name(self, index: int) -> str:
+        return self._source.paths[self.rows[index]]
+
     def pixels(self, index: int) -> Pixels:
         """(H, W, 3)"""
+        if self._stored:
+            return self._stored[index]
         if index in self._kept:
             return self._kept[index]
-        pixels = self._decoded(self.rows[index])
+        pixels = self._read(index)
         if pixels.nbytes <= self._left:
             self._kept[index] = pixels
             self._left -= pixels.nbytes
         return pixels
 
-    def _decoded(self, row: int) -> Pixels:
+    def _read(self, index: int) -> Pixels:
         """Curation has read every row once, so that one which cannot be read now has changed since."""
+        row = self.rows[index]
         try:
             return decode(self._source.read(row))
         except Unreadable as error:

@@ -125,7 +125,7 @@ def _compute(
     assert manifest is not None  # curate() returns whole folders only
     sources = {uri: open_source(uri, roots) for uri in spec.sources()}
     fingerprints = {uri: source.fingerprint() for uri, source in sources.items()}
-    train = chosen_pictures(sources[spec.data.train], manifest_folder)
+    train = chosen_pictures(sources[spec.data.train], manifest_folder, workspace)
     if len(train) == 0:
         raise ValueError(f"{spec.data.train}: curation has left no image to train on")
     data = evaluation_data(spec, sources, train, workspace, roots)
@@ -157,6 +157,7 @@ def _compute(
         status="finished",
         metrics=metrics,
         cost=_cost(spec, trained),
+        verdict=trained.verdict,
         parameters=sum(p.numel() for p in trained.backbone.parameters()),
         manifest=manifest.id,
         sources=fingerprints,

@@ -16,6 +16,7 @@ from dinov2lab.evaluation import protocol
 from dinov2lab.model.features import features, patch_features
 from dinov2lab.model.vit import Backbone
 from dinov2lab.spec.curation import Embedder
+from dinov2lab.spec.identity import content_id
 from dinov2lab.spec.run import RunSpec
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.manifest import ManifestFolder
@@ -45,10 +46,11 @@ def _pixel_finals(spec: RunSpec, data: protocol.EvaluationData) -> dict[str, flo
     return values | protocol.segmentation(lambda it: protocol.pixel_patches(it, px, patch), data, spec.evaluation)
 
 
-def chosen_pictures(source: Source, manifest: ManifestFolder) -> Pictures:
+def chosen_pictures(source: Source, manifest: ManifestFolder, workspace: Workspace) -> Pictures:
     kept = manifest.table("kept")
     assert kept is not None  # every folder has it
-    return Pictures(source, kept["row"].to_pylist())
+    contents = content_id(kept["content"].to_pylist())
+    return Pictures(source, kept["row"].to_pylist(), cache=workspace.cache / "decoded", images=contents)
 
 
 def evaluation_data(
@@ -71,7 +73,7 @@ def evaluation_data(
             embed=_no_embedder,
             cache=workspace.cache / "manifests",
         )
-        pictures = chosen_pictures(source, read)
+        pictures = chosen_pictures(source, read, workspace)
         return protocol.Labelled(pictures, torch.from_numpy(labels_as(source, classes)[list(pictures.rows)]))
 
     memory = labelled(memory_uri)

@@ -19,6 +19,8 @@ class Resources(Section):
     micro_batches: Count = 1  # parts of a batch that are computed one after the other, to save memory
     side_by_side: Count = 1  # parts of each of these that are computed at once, and share the threads
     recompute: Recompute = "nothing"
+    # Processes that make views ahead of the step; with 0 the run makes them itself.
+    workers: Annotated[int, Field(ge=0)] = 0
     search: Literal["auto", "exact", "ivf", "faiss_flat", "faiss_ivf", "faiss_ivfpq"] = "auto"  # see curation/index.py
     memory_gb: Positive = 8.0  # that the vectors of a search may take; beyond, their codes
     checkpoint_seconds: Positive = 30.0
@@ -73,7 +75,7 @@ class Slurm(Section):
     constraint: Word | None = None
     nodes: Count = 1
     gpus_per_node: Annotated[int, Field(ge=0)] = 0
-    cpus: Count = 1  # and as many threads
+    cpus: Count = 1  # of a run on CPU the threads; beside a GPU one trains and the others make views
     memory_gb: Positive | None = None
     hours: Positive = 24.0
     parallel: Count = 256  # runs of one array at a time
@@ -91,4 +93,6 @@ class Slurm(Section):
 
     @property
     def resources(self) -> Resources:
-        return Resources(device="cuda" if self.gpus_per_node else "cpu", threads=self.cpus)
+        if self.gpus_per_node:
+            return Resources(device="cuda", threads=self.cpus, workers=self.cpus - 1)
+        return Resources(device="cpu", threads=self.cpus)

@@ -38,6 +38,7 @@ class RunResult(Record):
     commit: str | None = None
     environment: dict[str, str] = {}  # versions of the libraries and the device
     error: str | None = None
+    verdict: str | None = None  # on the training's health, see training/collapse.py; None: nobody looked
     finished_at: float  # seconds since the epoch
 
 
@@ -59,6 +60,7 @@ class RunFolder:
         self.submission = path / "submission.json"  # the job that computes it, where Slurm does
         self.log = path / "log"  # what its process said on stderr, where it ran on this machine
         self.pictures = path / "pictures"
+        self.diverged = path / "diverged.json"  # of a run that blew up: the step, and the images that it saw there
 
     def outcome(self) -> RunResult | None:
         """The result, else the failure, else None: not run yet, or still running."""

@@ -14,6 +14,7 @@ def save(state: State, path: Path, seconds: float) -> None:
     """`seconds`: spent in training up to this step, over all resumes."""
     content = {
         "step": state.step,
+        "looks": state.looks,
         "seconds": seconds,
         "student": state.student.state_dict(),
         "teacher": state.teacher.state_dict(),
@@ -37,6 +38,7 @@ def restore(state: State, path: Path) -> float:
         state.optimizer.load_state_dict(content["optimizer"])
         state.centres = Centres(*(centre.to(state.centres.cls.device) for centre in content["centres"]))
         state.step = content["step"]
+        state.looks = tuple(content.get("looks", ()))
         return float(content["seconds"])
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(

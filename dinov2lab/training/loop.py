@@ -4,24 +4,30 @@ import json
 import resource
 import time
 from collections.abc import Callable
+from contextlib import closing
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
+from dinov2lab.data.ahead import ahead
 from dinov2lab.data.loader import Order, Pictures
 from dinov2lab.data.views import block_masks, views
 from dinov2lab.draws import Key
 from dinov2lab.model.vit import Backbone
 from dinov2lab.spec.resources import Resources
 from dinov2lab.spec.run import RunSpec
+from dinov2lab.store import atomic
 from dinov2lab.store.result import RunFolder
 from dinov2lab.training import checkpoint
+from dinov2lab.training.collapse import Watch
 from dinov2lab.training.parts import Parts, check
 from dinov2lab.training.schedules import values_at
 from dinov2lab.training.start import Start
-from dinov2lab.training.step import Batch, State, train_step
+from dinov2lab.training.step import Batch, Diverged, State, train_step
 
 Probe = Callable[[Backbone], dict[str, float]]
 
@@ -32,6 +38,7 @@ class Trained(NamedTuple):
     backbone: Backbone  # the teacher's
     seconds: float
     peak_memory_mb: float
+    verdict: str  # see training/collapse.py
 
 
 class MetricsLog:
@@ -65,7 +72,7 @@ def train(
 ) -> Trained | None:
     """Train from the last checkpoint to the end, first from `start`; None where `stop` asked for an end, with a checkpoint.
 
-    Raises Diverged, after which the last checkpoint still stands.
+    Raises Diverged, after which the last checkpoint still stands and diverged.json names the images of that step.
     """
     key = Key(spec.seed, spec.replicate)
     batch, steps = spec.optim.batch, spec.optim.steps
@@ -78,39 +85,53 @@ def train(
     order = Order(len(pictures), key)
     started = saved = time.monotonic()
     pace = Pace(batch)
-    while state.step < steps:
-        step = state.step
-        logged = train_step(state, make_batch(step, pictures, order, spec, key, device), spec, key, parts)
-        pace.tick()
-        seen = (step + 1) * batch
-        last = state.step == steps
-        row: dict[str, float] = {}
-        if state.step > log.last_step and (last or state.step % log_every == 0):
-            row |= described(logged, step, spec) | {"speed/images_per_second": pace.images_per_second()}
-        if state.step > log.last_step and (
-            last or seen // spec.evaluation.every > step * batch // spec.evaluation.every
-        ):
-            row |= probe(teacher_backbone(state))
-            pace.restart()
-        if row:
-            log.write(state.step, seen, row)
-        now = time.monotonic()
-        stopping = stop() and not last
-        if last or stopping or now - saved >= resources.checkpoint_seconds:
-            checkpoint.save(state, folder.checkpoint, spent + now - started)
-            saved = now
-        if stopping:
-            return None
-    return Trained(teacher_backbone(state), spent + time.monotonic() - started, peak_memory_mb(device))
+    make = partial(make_batch, pictures=pictures, order=order, spec=spec, key=key, device=torch.device("cpu"))
+    watch = Watch(spec, state, folder)
+    with closing(ahead(make, range(state.step, steps), resources.workers)) as batches:
+        while state.step < steps:
+            step = state.step
+            try:
+                logged = train_step(state, next(batches).to(device), spec, key, parts)
+            except Diverged as error:
+                names = [pictures.name(index) for index in order(positions_of(step, batch)).tolist()]
+                atomic.write_json(folder.diverged, {"step": step, "reason": str(error), "samples": names})
+                raise
+            pace.tick()
+            seen = (step + 1) * batch
+            last = state.step == steps
+            row: dict[str, float] = {}
+            if state.step > log.last_step and (last or state.step % log_every == 0):
+                row |= described(logged, step, spec) | {"speed/images_per_second": pace.images_per_second()}
+            if state.step > log.last_step and (
+                last or seen // spec.evaluation.every > step * batch // spec.evaluation.every
+            ):
+                row |= probe(teacher_backbone(state))
+                pace.restart()
+            row |= watch.see(logged)
+            if row and state.step > log.last_step:
+                log.write(state.step, seen, row)
+            now = time.monotonic()
+            stopping = stop() and not last
+            if last or stopping or now - saved >= resources.checkpoint_seconds:
+                checkpoint.save(state, folder.checkpoint, spent + now - started)
+                saved = now
+            if stopping:
+                return None
+    seconds = spent + time.monotonic() - started
+    return Trained(teacher_backbone(state), seconds, peak_memory_mb(device), watch.verdict())
+
+
+def positions_of(step: int, batch: int) -> NDArray[np.int64]:
+    return np.arange(step * batch, (step + 1) * batch)
 
 
 def make_batch(step: int, pictures: Pictures, order: Order, spec: RunSpec, key: Key, device: torch.device) -> Batch:
     """The views and masks of one step; a function of the step alone."""
-    positions = np.arange(step * spec.optim.batch, (step + 1) * spec.optim.batch)
+    positions = positions_of(step, spec.optim.batch)
     crops = views([pictures.pixels(index) for index in order(positions).tolist()], positions, key, spec.views)
     grid = spec.views.global_px // spec.model.patch
     masks = block_masks(step, 2 * spec.optim.batch, grid, key, spec.objective.ibot.masks)
-    return Batch(tuple(crop.to(device, non_blocking=True) for crop in crops), masks.to(device))
+    return Batch(crops, masks).to(device)
 
 
 def teacher_backbone(state: State) -> Backbone:

@@ -22,6 +22,8 @@ from dinov2lab.training.parts import WHOLE, Part, Parts, accumulate, kept_of
 from dinov2lab.training.schedules import Values, values_at
 from dinov2lab.training.start import Start
 
+_USE = "student/use"  # (K,) share of each prototype over the batch; parts of it add up, unlike their entropies
+
 
 class Diverged(RuntimeError):
     """The loss or a gradient was not finite; nothing was updated."""
@@ -30,6 +32,9 @@ class Diverged(RuntimeError):
 class Batch(NamedTuple):
     crops: tuple[Tensor, ...]  # global (2 B, 3, H, W), then local (V B, 3, h, w) where there are any
     masks: Tensor  # (2 B, N) bool
+
+    def to(self, device: torch.device) -> "Batch":
+        return Batch(tuple(crop.to(device, non_blocking=True) for crop in self.crops), self.masks.to(device))
 
 
 class Centres(NamedTuple):
@@ -52,6 +57,7 @@ class State:
     ) -> None:
         """`start`: in place of drawn weights. `frozen`: a teacher that never changes, and is part of no checkpoint."""
         self.step = 0
+        self.looks: tuple[int, ...] = ()  # of collapse.py, the latest
         student = teachers.build_student(spec, key)
         teacher = teachers.build_teacher(student)
         if start:
@@ -87,7 +93,9 @@ def train_step(state: State, batch: Batch, spec: RunSpec, key: Key, parts: Parts
     teachers.update(state.teacher, state.student, values.momentum)
     state.centres = centres
     state.step += 1
-    return {**logged, "teacher/entropy": losses.entropy(targets.cls), "gradient/norm": norms[0]}
+    used = logged.pop(_USE)
+    monitors = {"teacher/entropy": losses.entropy(targets.cls), "student/spread": losses.entropy(used[None])}
+    return {**logged, **monitors, "gradient/norm": norms[0]}
 
 
 def _precision(batch: Batch, spec: RunSpec) -> torch.autocast:
@@ -187,7 +195,7 @@ def student_losses(
     share = len(masks) / len(batch.masks)
     terms: dict[str, tuple[float, Tensor]] = {}
     probabilities = (global_scores.detach().float() / temperature).softmax(-1)
-    monitors = {"student/entropy": losses.entropy(probabilities) * share}
+    monitors = {"student/entropy": losses.entropy(probabilities) * share, _USE: probabilities.mean(0) * share}
     if objective.dino.weight:
         locals_ = len(batch.crops[1]) if len(batch.crops) > 1 else 0
         of_part = losses.Rows(rows, part.rows(locals_), locals_)

@@ -97,6 +97,13 @@ def test_every_step_has_its_row_and_every_look_its_value(undisturbed: Path) -> N
     )
 
 
+def test_views_made_ahead_by_processes_change_nothing(undisturbed: Path, tmp_path: Path) -> None:
+    ahead = Resources(checkpoint_seconds=1e9, workers=2)
+    assert run(tmp_path / "run", resources=ahead, stop=after(4)) is None
+    run(tmp_path / "run", resources=ahead)
+    assert_same(tmp_path / "run", undisturbed)
+
+
 @pytest.mark.parametrize("stops", [[1], [11], [2, 3, 4]])
 def test_a_stopped_run_goes_on_to_the_same_end(stops: list[int], undisturbed: Path, tmp_path: Path) -> None:
     for steps in stops:
