@@ -60,7 +60,8 @@ def kind(values: dict[str, float], spec: RunSpec) -> int:
     if not objective.dino.weight:  # the class token's scores mean nothing
         patches = math.log((objective.ibot.head or objective.dino.head).prototypes)
         masked = int(2 * spec.optim.batch * objective.ibot.masks.probability) / (2 * spec.optim.batch)
-        loss = values.get("loss/ibot", 0.0)  # the mean over the masked crops, times their share
+        masked = 1.0 if objective.ibot.tokens == "all" else masked
+        loss = values.get("loss/ibot", 0.0)  # the mean over the crops that are compared, times their share
         return 1 if masked and loss >= UNIFORM * masked * patches else 0
     most = math.log(objective.dino.head.prototypes)
     if values["student/spread"] <= CONSTANT * most:

@@ -50,6 +50,7 @@ def test_without_dino_the_patches_loss_tells():
     spec = with_(SPEC, {"objective.dino.weight": 0.0})
     assert kind({"loss/ibot": 0.5 * MOST}, spec) == 1  # half of the crops are masked
     assert kind({"loss/ibot": 0.45 * MOST}, spec) == 0
+    assert kind({"loss/ibot": 0.5 * MOST}, with_(spec, {"objective.ibot.tokens": "all"})) == 0
 
 
 def watched(tmp_path: Path, course: dict[int, dict[str, float]], stops: tuple[int, ...] = ()) -> tuple[list[Any], str]:
