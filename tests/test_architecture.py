@@ -42,7 +42,7 @@ PRINTING = (
     "terminal.py",
     "lab/worker.py",
     "lab/trial_worker.py",
-)  # a worker's output is a pipe to its launcher
+)  # a worker's standard output is a pipe to its launcher
 FILES = {file.relative_to(ROOT).as_posix(): ast.parse(file.read_text()) for file in sorted(ROOT.rglob("*.py"))}
 
 

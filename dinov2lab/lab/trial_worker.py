@@ -6,6 +6,7 @@ says that a run has an outcome, or was left.
 """
 
 import json
+import os
 import queue
 import signal
 import sys
@@ -59,7 +60,7 @@ def main() -> None:
         with suppress(Busy, Stopped):
             execute(spec, workspace, roots, resources, stop=partial(orders.stops, run), begun=lambda _: None)
         with suppress(BrokenPipeError):  # nobody is left to hear it, and the next order is to leave
-            print(f"end {run}", flush=True)
+            os.write(sys.stdout.fileno(), f"end {run}\n".encode())
 
 
 if __name__ == "__main__":
