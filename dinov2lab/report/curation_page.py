@@ -1,12 +1,15 @@
 """One manifest as a page: its funnel, what was kept and why the rest fell, groups of copies, leaks, what queries took."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dinov2lab.report.funnel import Examples, example, png, stage_of
+from dinov2lab.report.tables import Run
+from dinov2lab.spec.study import Study
 from dinov2lab.store import atomic
 from dinov2lab.store.manifest import ManifestFolder
 
@@ -29,6 +32,16 @@ def write_page(folder: ManifestFolder, file: Path, title: str) -> None:
         groups=NONE | _with_images(folder.path, _json(folder.path / "groups.json")),
     )
     atomic.write_text(file, text)
+
+
+def write_pages(study: Study, runs: Iterable[Run], out: Path) -> None:
+    """ARM.html for each arm whose first run with a manifest has its pictures drawn."""
+    drawn: dict[str, Path] = {}
+    for run in runs:
+        if run.manifest and (run.manifest / "groups.json").exists():
+            drawn.setdefault(run.arm, run.manifest)
+    for arm, folder in drawn.items():
+        write_page(ManifestFolder(folder), out / f"{arm}.html", f"{study.name}, {arm}: what it is trained on")
 
 
 def _json(file: Path) -> Any:

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from dinov2lab.report import curves, figures, funnel, references, rules, tables, verdict, words
 from dinov2lab.report.confounds import confounds
+from dinov2lab.report.curation_page import write_pages
 from dinov2lab.report.tables import Run
 from dinov2lab.report.verdict import Row
 from dinov2lab.spec.study import Study
@@ -28,7 +29,7 @@ class Report:
 
 
 def write_report(study: Study, workspace: Workspace, out: Path, *, pool: bool = False) -> Report:
-    """Write index.html, report.md with figures/, results.csv and, last, verdict.json into `out`.
+    """Write index.html, report.md with figures/, results.csv, curation/ARM.html and, last, verdict.json into `out`.
 
     Works at every stage of a study. `pool` compares runs of different code or data all the same. Imports no torch.
     """
@@ -39,6 +40,7 @@ def write_report(study: Study, workspace: Workspace, out: Path, *, pool: bool = 
     pictures = _write_figures(study, view, out / "figures")
     atomic.write_text(out / "report.md", markdown().get_template("report.md.j2").render(view, pictures=pictures))
     atomic.write_text(out / "index.html", html().get_template("report.html.j2").render(view))
+    write_pages(study, runs, out / "curation")
     rows = tuple(arm.judged.row for table in view["metrics"] for arm in table["arms"] if arm.judged)
     atomic.write_json(out / "verdict.json", [_plain(row) for row in rows])
     return Report(out / "index.html", rows, words.without_folders(" ".join(view["headline"])))
