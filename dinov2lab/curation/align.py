@@ -8,7 +8,8 @@ first between small blurred pictures, then between larger ones. The score is
 
     structure   the correlation of both pictures' luminance, each freed of its local mean and local contrast, so that
                 neither light, tint, contrast nor the edge of a frame outweighs what there is to see
-    x colour    the share of the overlap's variation that is left when what the two differ by in hue is taken away
+    x colour    the share of the overlap's variation that is left when what the two differ by in hue is taken away, less
+                the further their mean hues lie apart
 
 Every batch is padded to one size, so that how pairs fall into batches does not enter the sums.
 """
@@ -34,6 +35,7 @@ LARGEST_STEP = 0.25
 BATCH = {COARSE: 256, FINE: 64}  # what is computed for so many pairs fits into a core's cache
 SHOWN = 0.7  # share of one of the two pictures that must lie in the overlap
 SCALES = (0.4, 2.5)  # sides of the crop that the overlay may show; contrasts that light may make
+TINT = 160.0  # grey levels between mean hues (red or blue less luminance) at which two pictures have nothing in common
 TURN = 0.4  # tangent of the largest rotation or shear
 
 
@@ -179,8 +181,12 @@ def _gain(target: torch.Tensor, shown: torch.Tensor, within: torch.Tensor) -> to
 
 def _centred(values: torch.Tensor, within: torch.Tensor) -> torch.Tensor:
     """(..., X) minus their mean over the overlap, and 0 outside."""
-    mean = (values * within).sum(-1, keepdim=True) / within.sum(-1, keepdim=True).clamp_min(1)
-    return (values - mean) * within
+    return (values - _mean(values, within)[..., None]) * within
+
+
+def _mean(values: torch.Tensor, within: torch.Tensor) -> torch.Tensor:
+    mean: torch.Tensor = (values * within).sum(-1) / within.sum(-1).clamp_min(1)
+    return mean
 
 
 def agreement(left: torch.Tensor, right: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
@@ -212,13 +218,15 @@ def _around(images: torch.Tensor) -> torch.Tensor:
 
 
 def _colour(target: torch.Tensor, shown: torch.Tensor, within: torch.Tensor) -> torch.Tensor:
-    """(P,) 1 minus the variation of hue that no change of saturation explains, as a share of all variation."""
+    """(P,) 1 minus the variation of hue that no change of saturation explains, as a share of all variation; less the further
+    the mean hues lie apart: a tint moves them by some tens of grey levels, another ground by a hundred."""
     a, b = _centred(target, within[:, None]), _centred(shown, within[:, None])  # (P, 3, X)
     own, other, both = ((u * v).sum(-1) for u, v in ((a, a), (b, b), (a, b)))  # (P, 3)
     saturation = (both[:, 1:].sum(1) / (other[:, 1:].sum(1) + 1)).clamp(0, 2)[:, None]
     differs = own[:, 1:] - 2 * saturation * both[:, 1:] + saturation**2 * other[:, 1:]
     share: torch.Tensor = differs.sum(1) / (own.sum(1) + within.sum(1) * NOISE**2 + 1)
-    return (1 - share).clamp_min(0)
+    apart = _mean(target[:, 1:] - shown[:, 1:], within[:, None]).abs().amax(1)
+    return (1 - share).clamp_min(0) * (1 - (apart / TINT) ** 2).clamp_min(0)
 
 
 def _plausible(maps: torch.Tensor, within: torch.Tensor, target: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,8 @@ def found(vectors: Vectors, queries: Vectors, threshold: float, mirrored: bool =
 
     Either of two may show a part of the other. Where `vectors` are `queries`, an image finds itself too.
     """
+    if not len(vectors) or not len(queries):
+        return Hits(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), 0, None)
     pool, asked = np.asarray(vectors[:]), np.asarray(queries[:])
     inward = candidates(asked, pool, MOST + 1, FLOOR, mirrored)
     query, image, score = inward.whole, inward.image, compared(asked, pool, inward)

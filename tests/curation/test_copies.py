@@ -103,6 +103,12 @@ def test_leaks_are_found_whichever_of_the_two_shows_a_part(originals):
     assert list(zip(leaks.a, leaks.b, strict=True)) == [(0, 0), (1, 1), (2, 2)]
 
 
+@pytest.mark.parametrize(("pool", "tests"), [(0, 1), (1, 0)])
+def test_where_there_is_no_image_there_is_no_leak(originals, pool, tests):
+    pictures = shown(originals[:1])
+    assert not len(find_leaks(rows(pictures[:pool]), rows(pictures[:tests]), THRESHOLD).a)
+
+
 def test_mirror_images_are_not_looked_for_where_that_is_switched_off(originals):
     pictures = rows(shown([*originals, ImageOps.mirror(originals[0]), EDITS["crop"](originals[1])]))
     pairs = find_pairs(pictures._replace(mirrored=None), THRESHOLD, 64)
