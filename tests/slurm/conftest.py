@@ -1,20 +1,12 @@
 """A real Slurm: the one that is up, else one that is started for these tests and stopped after them."""
 
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from lab import cluster
 from services import missing
-
-SCRIPT = Path(__file__).parent / "cluster"
-
-
-def cluster(*words: str) -> str:
-    answer = subprocess.run([SCRIPT, *words], capture_output=True, text=True, check=False)
-    assert answer.returncode == 0, answer.stderr
-    return answer.stdout
 
 
 @pytest.fixture(scope="session")

@@ -69,6 +69,13 @@ def until(holds: Callable[[], Any], seconds: float = 300, every: float = 0.5) ->
     return found
 
 
+def cluster(*words: str) -> str:
+    """The script that starts and stops a Slurm."""
+    answer = subprocess.run([Path(__file__).parent / "cluster", *words], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout
+
+
 def squeue() -> dict[str, str]:
     """Job -> state."""
     text = subprocess.check_output(["squeue", "--me", "--noheader", "--array", "--format=%i %T"], text=True)

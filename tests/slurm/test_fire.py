@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import cluster
-from lab import ONE_ARM, SMALL, Lab, squeue, until
+from lab import ONE_ARM, SMALL, Lab, cluster, squeue, until
 from tiny import RECIPE, STUDY
 
 pytestmark = pytest.mark.system

@@ -1,11 +1,13 @@
 """A study on a real Slurm: submitted once, whatever happens to the terminal and the source, and reported by its last job."""
 
 import csv
+import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-from lab import ONE_ARM, SMALL, Lab, squeue, until
+from lab import ONE_ARM, ROOT, SMALL, Lab, squeue, until
 from tiny import RECIPE, STUDY
 
 pytestmark = pytest.mark.system
@@ -90,3 +92,23 @@ def test_cancel_ends_all_jobs_and_the_next_run_goes_on(empty: None, tmp_path: Pa
     assert "0 jobs cancelled" in lab.say("cancel", "path")
     assert "1 run submitted" in lab.say("run", "path", *SMALL)
     lab.say("cancel", "path")
+
+
+def test_the_commands_of_the_guide_are_there(empty: None, tmp_path: Path) -> None:
+    """Each line of docs/cluster.md that begins with dinov2lab, in a folder where the names it uses mean something."""
+    lab = Lab(tmp_path)
+    shutil.copytree(ROOT / "experiments/slurm", tmp_path / "experiments/slurm")
+    (tmp_path / "ablations/model_size.yaml").write_text(
+        STUDY.split("arms:")[0].replace("curation.stages", "model.size").replace("uncurated", "pico")
+        + "arms:\n  pico: {}\n  tiny: {model.size: tiny}\n"
+    )
+    text = (ROOT / "docs/cluster.md").read_text()
+    commands = re.findall(r"^    dinov2lab (.+?)(?:  +#.*)?$", text, re.MULTILINE)
+    assert len(commands) >= 8
+    run = lab.status()[0]["run"]
+    for command in commands:
+        words = command.replace("STUDY", "path").replace("RUN", run).replace(" -f", "").split()
+        if "long" in command or "gpu" in command:  # of another cluster: its text is as far as it goes here
+            words.append("--dry-run")
+        lab.say(*words)
+    assert not squeue()
