@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,22 +61,25 @@ def processes(folder: Path) -> dict[int, str]:
             try:
                 words = (entry / "cmdline").read_bytes().decode().split("\0")
                 if (entry / "cwd").resolve() == folder.resolve() and any("dinov2lab" in word for word in words):
-                    found[int(entry.name)] = next(word for word in words if "dinov2lab" in word)
+                    found[int(entry.name)] = next(word for word in words if "dinov2lab" in word).rpartition(".")[2]
             except OSError:
                 continue
     return found
 
 
-def kill_some(folder: Path, chance: random.Random) -> Counter[str]:
-    """One of the processes, or now and then all of them at once."""
+def kill_one(folder: Path, chance: random.Random, goes_on: Callable[[], bool]) -> Counter[str]:
+    """One process of a kind that is drawn first, at a random moment of its life; now and then all of them with it."""
+    kind = chance.choices(("worker", "cli", "publisher", "opening"), (6, 3, 2, 1))[0]
+    while goes_on() and kind not in processes(folder).values():
+        time.sleep(0.05)
+    time.sleep(chance.uniform(0, 6))
     there = processes(folder)
-    victims = sorted(there) if chance.random() < 0.2 else chance.sample(sorted(there), min(1, len(there)))
+    victims = [process for process, name in there.items() if name == kind]
+    victims = sorted(there) if victims and chance.random() < 0.15 else victims[:1]
     for victim in victims:
-        try:
+        with suppress(ProcessLookupError):
             os.kill(victim, signal.SIGKILL)
-        except ProcessLookupError:
-            victims.remove(victim)
-    return Counter(there[victim].rpartition(".")[2] for victim in victims)
+    return Counter(there[victim] for victim in victims)
 
 
 @pytest.mark.system
@@ -100,8 +105,7 @@ def storm(folder: Path, chance: random.Random, kills: int) -> Counter[str]:
         command = [sys.executable, "-m", "dinov2lab.cli", *RUN]
         with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             while process.poll() is None and killed.total() < kills:
-                time.sleep(chance.uniform(0.1, 5))
-                killed += kill_some(folder, chance)
+                killed += kill_one(folder, chance, lambda: process.poll() is None)
             if process.poll() == 0:
                 return killed
             process.kill()
