@@ -20,7 +20,7 @@ from work import SIZES, recipe, synthetic_crops, with_masks
 
 from dinov2lab.draws import Key
 from dinov2lab.spec.resources import Resources
-from dinov2lab.training.parts import Parts, check
+from dinov2lab.training.parts import Parts
 from dinov2lab.training.step import State, train_step
 
 Step = Callable[[], float]  # returns the loss
@@ -29,7 +29,7 @@ Step = Callable[[], float]  # returns the loss
 def build(work: str, drop_path: float, resources: Resources) -> Step:
     """A function that does one whole step, from ready views to an updated teacher."""
     spec, key = recipe(work, drop_path), Key(0)
-    check(resources, spec)
+    resources.check(spec)
     parts = Parts(resources)
     state, crops = State(spec, key, torch.device("cpu")), synthetic_crops(spec)
 

@@ -37,6 +37,13 @@ Searching = Annotated[
     Literal["auto", "exact", "ivf", "faiss_flat", "faiss_ivf", "faiss_ivfpq"],
     typer.Option("--search", help="The index that near images are looked for with; its recall is in the manifest."),
 ]
+MicroBatches = Annotated[
+    int, typer.Option("--micro-batches", min=1, help="Parts of a batch, one after the other: less memory.")
+]
+SideBySide = Annotated[int, typer.Option("--side-by-side", min=1, help="Parts of a batch at once, a core each.")]
+Recompute = Annotated[
+    Literal["nothing", "hidden", "blocks"], typer.Option("--recompute", help="In the backward pass, to save memory.")
+]
 Rerun = Annotated[bool, typer.Option("--rerun", help="Compute again what has a result.")]
 MoreSeeds = Annotated[
     int | None,
@@ -104,6 +111,9 @@ def run(
     reports: Reports = REPORTS,
     jobs: Jobs = None,
     device: Device = "auto",
+    micro_batches: MicroBatches = 1,
+    side_by_side: SideBySide = 1,
+    recompute: Recompute = "nothing",
     rerun: Rerun = False,
     more_seeds: MoreSeeds = None,
     dry_run: DryRun = False,
@@ -128,14 +138,15 @@ def run(
         raise typer.Exit(cluster.run(found, where, profiles or (), slurm or (), rerun=rerun, dry_run=dry_run))
     if profiles or slurm:
         raise ValueError("--profile and --slurm are for --launcher slurm")
+    cells = expand(found) if isinstance(found, Study) else (found,)
     if dry_run:
-        cells = expand(found) if isinstance(found, Study) else (found,)
         terminal.show_plan(commands.planned(cells, place), as_json)
         return
     from dinov2lab.data.source import Roots
 
     jobs = jobs if isinstance(found, Study) else 1
     roots, (jobs, resources) = Roots(data_root, place.cache), commands.resources_for(jobs, device)
+    resources = commands.in_parts(resources, micro_batches, side_by_side, recompute, cells)
     if not isinstance(found, Study):
         result = commands.run_recipe(found, place, roots, resources, rerun=rerun)
         terminal.show_result(result, place.run(found.run).path, as_json)

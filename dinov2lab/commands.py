@@ -17,7 +17,7 @@ from dinov2lab.spec.document import did_you_mean
 from dinov2lab.spec.identity import run_id
 from dinov2lab.spec.load import FOLDERS, SpecError, find, headline, kind_of, load_recipe, load_study
 from dinov2lab.spec.load_search import load_search
-from dinov2lab.spec.resources import Resources
+from dinov2lab.spec.resources import Recompute, Resources
 from dinov2lab.spec.run import RunSpec
 from dinov2lab.spec.search import SearchSpec
 from dinov2lab.spec.study import Cell, Study, expand
@@ -97,6 +97,17 @@ def resources_for(jobs: int | None, device: Literal["auto", "cpu", "cuda"]) -> t
     # One thread each: on small networks a second one costs more than it brings, and on a busy machine it waits for the first.
     each = max(1, cores // jobs)
     return jobs, Resources(device=device, threads=each if gpu else 1, workers=each - 1)
+
+
+def in_parts(
+    resources: Resources, micro_batches: int, side_by_side: int, recompute: Recompute, cells: Sequence[Cell]
+) -> Resources:
+    """`resources` with a batch in parts. Raises ValueError where that does not go with one of the runs."""
+    changes = {"micro_batches": micro_batches, "side_by_side": side_by_side, "recompute": recompute}
+    cut = resources.model_copy(update=changes | {"threads": max(resources.threads, side_by_side)})
+    for cell in cells:
+        cut.check(cell.spec)
+    return cut
 
 
 def listing(workspace: Workspace) -> list[dict[str, Any]]:

@@ -332,6 +332,7 @@ class TestMistakes:
             (("curate", "ablations/curation.yaml"), "ablations/curation.yaml: is a study, and a recipe is wanted"),
             (("status",), "Missing argument 'STUDY'"),
             (("run", "small", "--device", "tpu"), "'tpu' is not one of"),
+            (("run", "small", "--micro-batches", "3"), "would cut one of the 4 KoLeo groups of 32 global crops"),
             (("run", "small", "--jobs", "0"), "Invalid value for '--jobs'"),
             (("rnu",), "No such command 'rnu'"),
         ],

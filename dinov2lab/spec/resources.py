@@ -1,11 +1,14 @@
 """Resources: the logistics of a run, which change none of its numbers beyond rounding; and what a job asks of Slurm."""
 
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from dinov2lab.spec.section import Count, Positive, Section
+
+if TYPE_CHECKING:
+    from dinov2lab.spec.run import RunSpec
 
 # What the backward pass computes again instead of keeping it: hidden layers cost a tenth of the time, whole blocks a quarter.
 Recompute = Literal["nothing", "hidden", "blocks"]
@@ -24,6 +27,24 @@ class Resources(Section):
     search: Literal["auto", "exact", "ivf", "faiss_flat", "faiss_ivf", "faiss_ivfpq"] = "auto"  # see curation/index.py
     memory_gb: Positive = 8.0  # that the vectors of a search may take; beyond, their codes
     checkpoint_seconds: Positive = 30.0
+
+    @property
+    def parts(self) -> int:
+        """Of a batch."""
+        return self.micro_batches * self.side_by_side
+
+    def check(self, spec: "RunSpec") -> None:
+        """Raises ValueError where a part would cut a KoLeo group, or a crop."""
+        koleo, crops = spec.objective.koleo, 2 * spec.optim.batch
+        group = koleo.group if koleo.weight else 1
+        whole = crops // group
+        if whole % self.parts:
+            fitting = ", ".join(str(count) for count in range(1, whole + 1) if whole % count == 0)
+            of_what = f"KoLeo groups of {group}" if koleo.weight else "crops"
+            raise ValueError(
+                f"--micro-batches {self.micro_batches} x --side-by-side {self.side_by_side} would cut one of the {whole}"
+                f" {of_what} global crops of a batch; as many parts as do not: {fitting}"
+            )
 
 
 # What the launcher itself says to sbatch, and where a profile says the rest of it.

@@ -24,7 +24,7 @@ from dinov2lab.store import atomic
 from dinov2lab.store.result import RunFolder
 from dinov2lab.training import checkpoint
 from dinov2lab.training.collapse import Watch
-from dinov2lab.training.parts import Parts, check
+from dinov2lab.training.parts import Parts
 from dinov2lab.training.schedules import values_at
 from dinov2lab.training.start import Start
 from dinov2lab.training.step import Batch, Diverged, State, train_step
@@ -77,7 +77,7 @@ def train(
     key = Key(spec.seed, spec.replicate)
     batch, steps = spec.optim.batch, spec.optim.steps
     log_every = max(1, steps // ROWS)
-    check(resources, spec)
+    resources.check(spec)
     parts = Parts(resources)
     state = State(spec, key, device, start, frozen)
     spent = checkpoint.restore(state, folder.checkpoint)

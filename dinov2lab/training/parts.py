@@ -13,7 +13,6 @@ from torch import Tensor
 
 from dinov2lab.model.blocks import Kept
 from dinov2lab.spec.resources import Recompute, Resources
-from dinov2lab.spec.run import RunSpec
 
 Result = TypeVar("Result")
 
@@ -33,28 +32,13 @@ class Parts:
     def __init__(self, resources: Resources) -> None:
         self.recompute: Recompute = resources.recompute
         self.side_by_side = resources.side_by_side
-        count = resources.micro_batches * resources.side_by_side
-        self._parts = [Part(number, count) for number in range(count)]
+        self._parts = [Part(number, resources.parts) for number in range(resources.parts)]
         threads = max(1, resources.threads // self.side_by_side)
         self._pool = ThreadPoolExecutor(self.side_by_side, "part", torch.set_num_threads, (threads,))
 
     def map(self, compute: Callable[[Part], Result]) -> Iterator[Result]:
         """What `compute` makes of each part, in order."""
         return self._pool.map(compute, self._parts) if self.side_by_side > 1 else map(compute, self._parts)
-
-
-def check(resources: Resources, spec: RunSpec) -> None:
-    """Raises ValueError where a KoLeo group would be cut, or a crop."""
-    parts, koleo, crops = resources.micro_batches * resources.side_by_side, spec.objective.koleo, 2 * spec.optim.batch
-    group = koleo.group if koleo.weight else 1
-    whole = crops // group
-    if whole % parts:
-        fitting = ", ".join(str(count) for count in range(1, whole + 1) if whole % count == 0)
-        of_what = f"KoLeo groups of {group}" if koleo.weight else "crops"
-        raise ValueError(
-            f"resources: micro_batches {resources.micro_batches} x side_by_side {resources.side_by_side} would cut one of the"
-            f" {whole} {of_what} global crops of a batch; as many parts as do not: {fitting}"
-        )
 
 
 def kept_of(

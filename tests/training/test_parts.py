@@ -9,13 +9,13 @@ from test_step import EMA, KEY, OFF, SHARED, begun
 
 from dinov2lab.spec.resources import Resources
 from dinov2lab.spec.run import RunSpec
-from dinov2lab.training.parts import Part, Parts, check
+from dinov2lab.training.parts import Part, Parts
 from dinov2lab.training.step import Diverged, State, train_step
 
 
 def stepped(spec: RunSpec, resources: Resources) -> tuple[dict[str, float], State]:
     """One step, from weights in which every part plays a role."""
-    check(resources, spec)
+    resources.check(spec)
     state, batch = begun(spec)
     logged = train_step(state, batch, spec, KEY, Parts(resources))
     return {name: float(value) for name, value in logged.items()}, state
@@ -73,12 +73,12 @@ def test_parts_are_runs_that_cover_each_row_once() -> None:
 
 def test_a_part_that_would_cut_a_koleo_group_is_an_error_that_names_those_that_do_not() -> None:
     spec = with_(SPEC, {"objective.koleo.group": 4})  # 16 global crops: 4 groups
-    with pytest.raises(ValueError, match=r"micro_batches 8 x side_by_side 1 would cut one of the 4 .*: 1, 2, 4$"):
-        check(Resources(micro_batches=8), spec)
+    with pytest.raises(ValueError, match=r"--micro-batches 8 x --side-by-side 1 would cut one of the 4 .*: 1, 2, 4$"):
+        Resources(micro_batches=8).check(spec)
     with pytest.raises(ValueError, match=r"1, 2, 4$"):
-        check(Resources(side_by_side=3), spec)
-    check(Resources(micro_batches=2, side_by_side=2), spec)
-    check(Resources(micro_batches=8), with_(spec, OFF["koleo"]))
+        Resources(side_by_side=3).check(spec)
+    Resources(micro_batches=2, side_by_side=2).check(spec)
+    Resources(micro_batches=8).check(with_(spec, OFF["koleo"]))
 
 
 def test_a_loss_of_one_part_that_is_not_finite_changes_nothing() -> None:
