@@ -1,4 +1,4 @@
-"""A disk that is full, one that is read-only, a checkpoint cut in half: a line says what to do, and then it goes on."""
+"""A disk that is full, and a checkpoint cut in half: a line says what to do, and then it goes on."""
 
 import json
 import subprocess
@@ -57,19 +57,6 @@ def test_a_full_disk_is_a_line_and_with_space_the_same_command_goes_on(lab: Path
     assert again.returncode == 0, again.stderr
     assert dinov2lab(lab, *RUN, "--workspace", "elsewhere").returncode == 0
     assert metrics(disk) == metrics(lab / "elsewhere")
-
-
-def test_a_read_only_workspace_can_be_looked_at_and_is_a_line_to_who_wants_to_write(lab: Path, disk: Path) -> None:
-    remount(disk, "size=64m")
-    assert dinov2lab(lab, *RUN).returncode == 0
-    remount(disk, "ro")
-    assert "done" in dinov2lab(lab, "status", "path").stdout
-    assert dinov2lab(lab, *RUN).returncode == 0  # nothing is left to do
-    answer = dinov2lab(lab, *RUN, "--rerun")
-    remount(disk, "rw")
-    assert answer.returncode == 2
-    assert "Read-only file system" in answer.stderr
-    assert "Traceback" not in answer.stderr
 
 
 def test_half_a_checkpoint_is_named_and_without_it_the_run_starts_anew(lab: Path) -> None:
