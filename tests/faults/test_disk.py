@@ -1,4 +1,4 @@
-"""A disk that is full, and a checkpoint cut in half: a line says what to do, and then it goes on."""
+"""A disk that is full: a line says what to do, and then it goes on."""
 
 import json
 import subprocess
@@ -57,19 +57,3 @@ def test_a_full_disk_is_a_line_and_with_space_the_same_command_goes_on(lab: Path
     assert again.returncode == 0, again.stderr
     assert dinov2lab(lab, *RUN, "--workspace", "elsewhere").returncode == 0
     assert metrics(disk) == metrics(lab / "elsewhere")
-
-
-def test_half_a_checkpoint_is_named_and_without_it_the_run_starts_anew(lab: Path) -> None:
-    assert dinov2lab(lab, *RUN).returncode == 0
-    before = metrics(lab / "lab")
-    (file,) = lab.glob("lab/runs/*/result.json")
-    file.unlink()
-    checkpoint = file.with_name("checkpoint.pt")
-    checkpoint.write_bytes(checkpoint.read_bytes()[: checkpoint.stat().st_size // 2])
-    answer = dinov2lab(lab, *RUN)
-    assert answer.returncode == 1
-    assert f"{checkpoint.relative_to(lab)}: damaged" in answer.stderr
-    assert "delete it to start again from nothing" in answer.stderr
-    checkpoint.unlink()
-    assert dinov2lab(lab, *RUN).returncode == 0
-    assert metrics(lab / "lab") == before
