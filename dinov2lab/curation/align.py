@@ -47,7 +47,7 @@ class Stacks(NamedTuple):
 
 
 def stacks(pictures: Pictures, px: int) -> Stacks:
-    rgb = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float()
+    rgb = torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float()
     light = torch.einsum("nchw,c->nhw", rgb, torch.tensor(LUMINANCE, dtype=torch.float32))[:, None]
     plain = torch.cat([light, rgb[:, :1] - light, rgb[:, 2:] - light], dim=1)
     plain = F.adaptive_avg_pool2d(plain, px) if pictures.shape[1] != px else plain
