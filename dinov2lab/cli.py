@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from dinov2lab import options
+
 app = typer.Typer(
     help="Studies of DINOv2 on your images: run, watch and report them.",
     no_args_is_help=True,
@@ -16,67 +18,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study: a YAML file, or its name in ./ablations.")]
-RecipeName = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A recipe: a YAML file, or its name in ./experiments.")
-]
-Target = Annotated[str, typer.Argument(metavar="STUDY|RECIPE", help="A YAML file, or its name in its folder.")]
-SearchName = Annotated[
-    str, typer.Argument(metavar="SEARCH", help="A search: a YAML file, or its name in ./experiments.")
-]
-Sets = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Another value, as in --set optim.lr=1e-3.")
-]
-Place = Annotated[Path, typer.Option("--workspace", help="Where runs, caches and the tracking database live.")]
-DataRoot = Annotated[Path, typer.Option("--data-root", help="What the paths of sources are relative to.")]
-Reports = Annotated[Path, typer.Option("--reports", help="Where reports are written, a folder for each study.")]
-Jobs = Annotated[int | None, typer.Option("--jobs", min=1, help="Runs at a time. [default: cores, or free GPUs]")]
-Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where to compute.")]
-Searching = Annotated[
-    Literal["auto", "exact", "ivf", "faiss_flat", "faiss_ivf", "faiss_ivfpq"],
-    typer.Option("--search", help="The index that near images are looked for with; its recall is in the manifest."),
-]
-MicroBatches = Annotated[
-    int, typer.Option("--micro-batches", min=1, help="Parts of a batch, one after the other: less memory.")
-]
-SideBySide = Annotated[int, typer.Option("--side-by-side", min=1, help="Parts of a batch at once, a core each.")]
-Recompute = Annotated[
-    Literal["nothing", "hidden", "blocks"], typer.Option("--recompute", help="In the backward pass, to save memory.")
-]
-Rerun = Annotated[bool, typer.Option("--rerun", help="Compute again what has a result.")]
-MoreSeeds = Annotated[
-    int | None,
-    typer.Option(
-        "--more-seeds", min=1, help="Add so many seeds to a study that has ended; the look that was taken counts."
-    ),
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would run, and what it costs.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Pool = Annotated[bool, typer.Option("--pool", help="Compare runs of different code or images all the same.")]
-Storage = Annotated[
-    str | None,
-    typer.Option("--storage", metavar="URL", help="An Optuna database. [default: a journal in the workspace]"),
-]
-Confirm = Annotated[
-    int, typer.Option("--confirm", min=0, metavar="K", help="Train the best K and the base again with fresh seeds.")
-]
-ConfirmSeeds = Annotated[int, typer.Option("--confirm-seeds", min=2, help="How many, for --confirm.")]
-Dashboard = Annotated[bool, typer.Option("--dashboard", help="Show the search in optuna-dashboard, until Ctrl-C.")]
-Port = Annotated[int, typer.Option("--port", min=1, max=65535, help="Of the page, on this machine only.")]
-Launcher = Annotated[Literal["local", "slurm"], typer.Option("--launcher", help="This machine, or a Slurm cluster.")]
-Profiles = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--profile",
-        metavar="[ARM=]NAME",
-        help="What jobs ask of Slurm: a YAML file, or its name in ./experiments/slurm.",
-    ),
-]
-SlurmSets = Annotated[
-    list[str] | None,
-    typer.Option("--slurm", metavar="KEY=VALUE", help="Another value of every profile, as in --slurm hours=4."),
-]
 
 INTERRUPTED = 130  # what a shell makes of SIGINT
 LAB, HERE, REPORTS = Path("lab"), Path("."), Path("reports")
@@ -104,23 +45,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 @app.command()
 def run(
-    target: Target,
-    sets: Sets = None,
-    workspace: Place = LAB,
-    data_root: DataRoot = HERE,
-    reports: Reports = REPORTS,
-    jobs: Jobs = None,
-    device: Device = "auto",
-    micro_batches: MicroBatches = 1,
-    side_by_side: SideBySide = 1,
-    recompute: Recompute = "nothing",
-    rerun: Rerun = False,
-    more_seeds: MoreSeeds = None,
-    dry_run: DryRun = False,
-    as_json: Json = False,
-    launcher: Launcher = "local",
-    profiles: Profiles = None,
-    slurm: SlurmSets = None,
+    target: options.Target,
+    sets: options.Sets = None,
+    workspace: options.Place = LAB,
+    data_root: options.DataRoot = HERE,
+    reports: options.Reports = REPORTS,
+    jobs: options.Jobs = None,
+    device: options.Device = "auto",
+    micro_batches: options.MicroBatches = 1,
+    side_by_side: options.SideBySide = 1,
+    recompute: options.Recompute = "nothing",
+    rerun: options.Rerun = False,
+    more_seeds: options.MoreSeeds = None,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
+    launcher: options.Launcher = "local",
+    profiles: options.Profiles = None,
+    slurm: options.SlurmSets = None,
 ) -> None:
     """Run a study and write its report, or run one recipe. What has a result is not run again."""
     from dinov2lab import commands, terminal
@@ -161,19 +102,19 @@ def run(
 
 @app.command()
 def search(
-    target: SearchName,
-    sets: Sets = None,
-    workspace: Place = LAB,
-    data_root: DataRoot = HERE,
-    reports: Reports = REPORTS,
-    jobs: Jobs = None,
-    device: Device = "auto",
-    storage: Storage = None,
-    confirm: Confirm = 0,
-    confirm_seeds: ConfirmSeeds = 5,
-    dashboard: Dashboard = False,
-    port: Port = 8080,
-    as_json: Json = False,
+    target: options.SearchName,
+    sets: options.Sets = None,
+    workspace: options.Place = LAB,
+    data_root: options.DataRoot = HERE,
+    reports: options.Reports = REPORTS,
+    jobs: options.Jobs = None,
+    device: options.Device = "auto",
+    storage: options.Storage = None,
+    confirm: options.Confirm = 0,
+    confirm_seeds: options.ConfirmSeeds = 5,
+    dashboard: options.Dashboard = False,
+    port: options.Port = 8080,
+    as_json: options.Json = False,
 ) -> None:
     """Search a recipe's space for what does best on val, and write its report. The same command again goes on."""
     from dinov2lab import commands, searching
@@ -199,7 +140,7 @@ def search(
 
 
 @app.command("list")
-def list_(workspace: Place = LAB, as_json: Json = False) -> None:
+def list_(workspace: options.Place = LAB, as_json: options.Json = False) -> None:
     """The studies and recipes here, and how many of their runs have a result."""
     from dinov2lab import commands, terminal
     from dinov2lab.store.folders import Workspace
@@ -208,7 +149,7 @@ def list_(workspace: Place = LAB, as_json: Json = False) -> None:
 
 
 @app.command()
-def status(study: StudyName, workspace: Place = LAB, as_json: Json = False) -> None:
+def status(study: options.StudyName, workspace: options.Place = LAB, as_json: options.Json = False) -> None:
     """How the runs of a study stand: arms and seeds."""
     from dinov2lab import commands, terminal
     from dinov2lab.store.folders import Workspace
@@ -222,7 +163,7 @@ def status(study: StudyName, workspace: Place = LAB, as_json: Json = False) -> N
 def logs(
     run: Annotated[str, typer.Argument(metavar="RUN", help="The first letters of a run's id, as `status` shows it.")],
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")] = False,
-    workspace: Place = LAB,
+    workspace: options.Place = LAB,
 ) -> None:
     """What the process of a run said, here or on the cluster."""
     from dinov2lab import cluster
@@ -231,7 +172,7 @@ def logs(
 
 
 @app.command()
-def cancel(study: StudyName, workspace: Place = LAB) -> None:
+def cancel(study: options.StudyName, workspace: options.Place = LAB) -> None:
     """End a study's jobs on the cluster. Its runs keep their checkpoints, and `run` goes on from there."""
     from dinov2lab import cluster
 
@@ -240,7 +181,7 @@ def cancel(study: StudyName, workspace: Place = LAB) -> None:
 
 @app.command()
 def gc(
-    remove: Annotated[bool, typer.Option("--remove", help="Remove it, too.")] = False, workspace: Place = LAB
+    remove: Annotated[bool, typer.Option("--remove", help="Remove it, too.")] = False, workspace: options.Place = LAB
 ) -> None:
     """Show what no study that ran here needs."""
     from dinov2lab import cluster
@@ -249,7 +190,12 @@ def gc(
 
 
 @app.command()
-def report(study: StudyName, workspace: Place = LAB, reports: Reports = REPORTS, pool: Pool = False) -> None:
+def report(
+    study: options.StudyName,
+    workspace: options.Place = LAB,
+    reports: options.Reports = REPORTS,
+    pool: options.Pool = False,
+) -> None:
     """Write a study's report from the results that are there."""
     from dinov2lab import commands, terminal
     from dinov2lab.report.render import write_report
@@ -264,13 +210,13 @@ def report(study: StudyName, workspace: Place = LAB, reports: Reports = REPORTS,
 
 @app.command()
 def curate(
-    recipe: RecipeName,
-    sets: Sets = None,
-    workspace: Place = LAB,
-    data_root: DataRoot = HERE,
-    device: Device = "auto",
-    search: Searching = "auto",
-    as_json: Json = False,
+    recipe: options.RecipeName,
+    sets: options.Sets = None,
+    workspace: options.Place = LAB,
+    data_root: options.DataRoot = HERE,
+    device: options.Device = "auto",
+    search: options.Searching = "auto",
+    as_json: options.Json = False,
 ) -> None:
     """Curate a recipe's training images and train nothing: which are kept, and why the others fell."""
     from dinov2lab import commands, terminal
@@ -291,7 +237,7 @@ def why(
     manifest: Annotated[
         str | None, typer.Option("--manifest", metavar="ID", help="Of a curation. [default: the latest]")
     ] = None,
-    workspace: Place = LAB,
+    workspace: options.Place = LAB,
 ) -> None:
     """Say whether a curation kept an image, and what decided."""
     from dinov2lab import commands
@@ -306,7 +252,7 @@ def export(
     run: Annotated[str, typer.Argument(metavar="RUN", help="The id of a finished run, or how it begins.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that is not there yet.")],
     to: Annotated[Literal["timm", "hf", "onnx"], typer.Option("--to", help="For whom.")],
-    workspace: Place = LAB,
+    workspace: options.Place = LAB,
 ) -> None:
     """Write a run's backbone for timm, transformers or ONNX, with a model card; its features are compared."""
     from dinov2lab import commands
@@ -322,8 +268,8 @@ def export(
 @app.command()
 def sync(
     study: Annotated[str | None, typer.Argument(metavar="[STUDY]", help="One study alone.")] = None,
-    workspace: Place = LAB,
-    reports: Reports = REPORTS,
+    workspace: options.Place = LAB,
+    reports: options.Reports = REPORTS,
 ) -> None:
     """Bring MLflow up to what is on disk. Doing it twice adds nothing."""
     from dinov2lab import commands
@@ -339,7 +285,7 @@ def sync(
 
 
 @app.command()
-def ui(workspace: Place = LAB, port: Port = 5000) -> None:
+def ui(workspace: options.Place = LAB, port: options.Port = 5000) -> None:
     """Serve the MLflow pages of the workspace until Ctrl-C."""
     from dinov2lab.lab import tracking
     from dinov2lab.store.folders import Workspace

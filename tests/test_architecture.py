@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "dinov2lab"
 ROWS = (
     ("cli",),
+    ("options",),
     ("cluster",),
     ("searching",),
     ("commands",),
@@ -34,7 +35,7 @@ HOMES = {
     "onnxruntime": ("export/",),
     "torch.distributed": ("collectives.py", "training/distributed.py"),
     "rich": ("terminal.py",),
-    "typer": ("cli.py",),
+    "typer": ("cli.py", "options.py"),
     "ruamel": ("spec/document.py",),
 }
 PRINTING = (

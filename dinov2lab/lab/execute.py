@@ -130,7 +130,14 @@ def _compute(
         raise ValueError(f"{spec.data.train}: curation has left no image to train on")
     data = evaluation_data(spec, sources, train, workspace, roots)
     start = _start(spec, workspace, roots, resources, stop)
-    _write_provenance(folder, resources, device, manifest_folder, fingerprints, workspace, start)
+    provenance.write(
+        folder.provenance,
+        resources,
+        _device_name(device),
+        manifest_folder.path.relative_to(workspace.path),
+        fingerprints,
+        digest(start.teacher) if start else None,
+    )
     draw_views(spec, train, folder.pictures)
     px = spec.views.global_px
     trained = loop.train(
@@ -287,27 +294,3 @@ def _cost(spec: RunSpec, trained: loop.Trained) -> Cost:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-
-
-def _write_provenance(
-    folder: RunFolder,
-    resources: Resources,
-    device: torch.device,
-    manifest: ManifestFolder,
-    fingerprints: dict[str, str],
-    workspace: Workspace,
-    start: Start | None,
-) -> None:
-    atomic.write_json(
-        folder.provenance,
-        {
-            "started_at": time.time(),
-            "commit": provenance.commit(),
-            "code": provenance.code_id(),
-            "versions": provenance.environment(_device_name(device)),
-            "resources": resources.model_dump(mode="json"),
-            "manifest_folder": str(manifest.path.relative_to(workspace.path)),
-            "sources": fingerprints,
-            "weights": digest(start.teacher) if start else None,
-        },
-    )

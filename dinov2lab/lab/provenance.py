@@ -4,10 +4,14 @@ import ast
 import hashlib
 import platform
 import subprocess
+import time
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from dinov2lab.spec.resources import Resources
+from dinov2lab.store import atomic
 
 PACKAGE = Path(__file__).parent.parent
 RECORDED_COMMIT = "COMMIT"  # a file of a snapshot
@@ -69,3 +73,25 @@ def environment(device: str) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def write(
+    file: Path,
+    resources: Resources,
+    device: str,
+    manifest: Path,
+    sources: dict[str, str],
+    weights: str | None,
+) -> None:
+    """What a run begins with. `manifest`: its folder in the workspace; `weights`: a digest of those that it starts from."""
+    record = {
+        "started_at": time.time(),
+        "commit": commit(),
+        "code": code_id(),
+        "versions": environment(device),
+        "resources": resources.model_dump(mode="json"),
+        "manifest_folder": str(manifest),
+        "sources": sources,
+        "weights": weights,
+    }
+    atomic.write_json(file, record)

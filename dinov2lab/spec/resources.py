@@ -10,7 +10,7 @@ from dinov2lab.spec.section import Count, Positive, Section
 if TYPE_CHECKING:
     from dinov2lab.spec.run import RunSpec
 
-# What the backward pass computes again instead of keeping it: hidden layers cost a tenth of the time, whole blocks a quarter.
+# What the backward pass computes again instead of keeping it. Hidden layers cost a tenth of the time.
 Recompute = Literal["nothing", "hidden", "blocks"]
 
 

@@ -1,0 +1,67 @@
+"""The arguments and options that commands share, each said once."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study: a YAML file, or its name in ./ablations.")]
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A recipe: a YAML file, or its name in ./experiments.")
+]
+Target = Annotated[str, typer.Argument(metavar="STUDY|RECIPE", help="A YAML file, or its name in its folder.")]
+SearchName = Annotated[
+    str, typer.Argument(metavar="SEARCH", help="A search: a YAML file, or its name in ./experiments.")
+]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Another value, as in --set optim.lr=1e-3.")
+]
+Place = Annotated[Path, typer.Option("--workspace", help="Where runs, caches and the tracking database live.")]
+DataRoot = Annotated[Path, typer.Option("--data-root", help="What the paths of sources are relative to.")]
+Reports = Annotated[Path, typer.Option("--reports", help="Where reports are written, a folder for each study.")]
+Jobs = Annotated[int | None, typer.Option("--jobs", min=1, help="Runs at a time. [default: cores, or free GPUs]")]
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where to compute.")]
+Searching = Annotated[
+    Literal["auto", "exact", "ivf", "faiss_flat", "faiss_ivf", "faiss_ivfpq"],
+    typer.Option("--search", help="The index that near images are looked for with; its recall is in the manifest."),
+]
+MicroBatches = Annotated[
+    int, typer.Option("--micro-batches", min=1, help="Parts of a batch, one after the other: less memory.")
+]
+SideBySide = Annotated[int, typer.Option("--side-by-side", min=1, help="Parts of a batch at once, a core each.")]
+Recompute = Annotated[
+    Literal["nothing", "hidden", "blocks"], typer.Option("--recompute", help="In the backward pass, to save memory.")
+]
+Rerun = Annotated[bool, typer.Option("--rerun", help="Compute again what has a result.")]
+MoreSeeds = Annotated[
+    int | None,
+    typer.Option(
+        "--more-seeds", min=1, help="Add so many seeds to a study that has ended; the look that was taken counts."
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would run, and what it costs.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Pool = Annotated[bool, typer.Option("--pool", help="Compare runs of different code or images all the same.")]
+Storage = Annotated[
+    str | None,
+    typer.Option("--storage", metavar="URL", help="An Optuna database. [default: a journal in the workspace]"),
+]
+Confirm = Annotated[
+    int, typer.Option("--confirm", min=0, metavar="K", help="Train the best K and the base again with fresh seeds.")
+]
+ConfirmSeeds = Annotated[int, typer.Option("--confirm-seeds", min=2, help="How many, for --confirm.")]
+Dashboard = Annotated[bool, typer.Option("--dashboard", help="Show the search in optuna-dashboard, until Ctrl-C.")]
+Port = Annotated[int, typer.Option("--port", min=1, max=65535, help="Of the page, on this machine only.")]
+Launcher = Annotated[Literal["local", "slurm"], typer.Option("--launcher", help="This machine, or a Slurm cluster.")]
+Profiles = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--profile",
+        metavar="[ARM=]NAME",
+        help="What jobs ask of Slurm: a YAML file, or its name in ./experiments/slurm.",
+    ),
+]
+SlurmSets = Annotated[
+    list[str] | None,
+    typer.Option("--slurm", metavar="KEY=VALUE", help="Another value of every profile, as in --slurm hours=4."),
+]
