@@ -110,3 +110,9 @@ def test_what_a_module_drags_in(module: str, unwanted: str) -> None:
     script = f"import sys, dinov2lab.{module}; print(*sys.modules)"
     modules = subprocess.check_output([sys.executable, "-c", script], text=True, cwd=ROOT.parent).split()
     assert not set(unwanted.split()) & set(modules)
+
+
+def test_every_test_file_has_a_name_of_its_own() -> None:
+    """They are imported by their bare names: of two that share one, the second would not be run."""
+    names = [file.name for file in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted(set(names)) == sorted(names)

@@ -1,7 +1,7 @@
 """Arms that differ in more than their factor are told, and in a strict study carry no claim."""
 
 import pytest
-from conftest import ENVIRONMENT, write_run
+from reported import ENVIRONMENT, write_run
 
 from dinov2lab.report.confounds import confounds
 from dinov2lab.report.render import write_report

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
-from conftest import draw, write_examples, write_failure, write_run, write_started
+from reported import draw, write_examples, write_failure, write_run, write_started
 from scipy import stats
 
 from dinov2lab.report.render import write_report

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import make_study, write_failure, write_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reported import make_study, write_failure, write_run
 from scipy import stats
 
 from dinov2lab.report.render import write_report
