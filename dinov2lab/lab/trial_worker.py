@@ -14,9 +14,11 @@ import threading
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import TextIO
 
 from dinov2lab.data.source import Roots
 from dinov2lab.lab.execute import Busy, Stopped, execute
+from dinov2lab.lab.hearing import from_parent
 from dinov2lab.spec.resources import Resources
 from dinov2lab.spec.run import RunSpec
 from dinov2lab.store.folders import Workspace
@@ -30,8 +32,8 @@ class Orders:
         self._stopped = set[str]()
         self._leaving = threading.Event()
 
-    def listen(self) -> None:
-        for line in sys.stdin:
+    def listen(self, parent: TextIO) -> None:
+        for line in parent:
             order = json.loads(line)
             if "stop" in order:
                 self._stopped.add(order["stop"])
@@ -50,9 +52,10 @@ class Orders:
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C in the terminal reaches all; the parent decides
-    plan, orders = json.loads(sys.stdin.readline()), Orders()
+    parent = from_parent()
+    plan, orders = json.loads(parent.readline()), Orders()
     signal.signal(signal.SIGTERM, orders.leave)
-    threading.Thread(target=orders.listen, daemon=True).start()
+    threading.Thread(target=orders.listen, args=(parent,), daemon=True).start()
     roots = Roots(Path(plan["data"]), Path(plan["cache"]))
     workspace, resources = Workspace(Path(plan["workspace"])), Resources.model_validate(plan["resources"])
     while order := orders.runs.get():

@@ -13,9 +13,11 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 from dinov2lab.data.source import Roots
 from dinov2lab.lab.execute import Busy, Stopped, execute
+from dinov2lab.lab.hearing import from_parent
 from dinov2lab.spec.identity import run_id
 from dinov2lab.spec.resources import Resources
 from dinov2lab.spec.run import RunSpec
@@ -25,10 +27,11 @@ from dinov2lab.store.folders import Workspace
 def main() -> None:
     faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C in the terminal reaches all; the parent decides
-    plan = json.loads(sys.stdin.readline())
+    parent = from_parent()
+    plan = json.loads(parent.readline())
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
+    threading.Thread(target=_watch, args=(parent, stop), daemon=True).start()
     roots = Roots(Path(plan["data"]), Path(plan["cache"]))
     workspace, resources = Workspace(Path(plan["workspace"])), Resources.model_validate(plan["resources"])
     for text in plan["specs"]:
@@ -52,8 +55,8 @@ def _run(spec: RunSpec, workspace: Workspace, roots: Roots, resources: Resources
         execute(spec, workspace, roots, resources, stop=stop.is_set, begun=begun)
 
 
-def _watch_parent(stop: threading.Event) -> None:
-    sys.stdin.read()
+def _watch(parent: TextIO, stop: threading.Event) -> None:
+    parent.read()
     stop.set()
 
 
