@@ -16,7 +16,7 @@ import pytest
 
 from dinov2lab.lab import tracking
 from dinov2lab.report.render import write_report
-from dinov2lab.spec.study import Study, expand
+from dinov2lab.spec.study import Decide, Study, expand
 from dinov2lab.store.folders import Workspace
 
 pytestmark = pytest.mark.system
@@ -40,7 +40,8 @@ class Shown(NamedTuple):
 def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
     """A study of two arms and three seeds, of which one run has failed, with its report, mirrored."""
     folder = tmp_path_factory.mktemp("shown")
-    workspace, study = Workspace(folder / "lab"), fabricated.study(seeds=3)
+    workspace, decide = Workspace(folder / "lab"), Decide(metric="test/knn", looks=1)
+    study = fabricated.study(seeds=3).model_copy(update={"decide": decide})
     *most, last = expand(study)
     for cell in (*most, last):
         fabricated.start(workspace, cell)
