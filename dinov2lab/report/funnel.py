@@ -16,6 +16,7 @@ from dinov2lab.store.manifest import Manifest, ManifestFolder
 SHOWN = 6  # example images of each reason
 SHOWN_KEPT = 12
 LARGEST = 100_000  # bytes of one thumbnail
+UNTOLD = ("stage", "sources", "fingerprint")  # parameters that say nothing new, or are hashes
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -125,7 +126,8 @@ def _certificates(folder: Path) -> tuple[Certificate, ...]:
 def stage_of(record: Manifest, whole: int) -> Stage:
     came = record.rows + sum(record.dropped.values())
     dropped = tuple(sorted(record.dropped.items(), key=lambda item: -item[1]))
-    parameters = ", ".join(f"{name} {_plain(value)}" for name, value in record.parameters.items())
+    told = {name: value for name, value in record.parameters.items() if name not in UNTOLD and value is not None}
+    parameters = ", ".join(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in told.items())
     return Stage(record.stage, parameters, came, record.rows, record.rows / whole, dropped)
 
 
