@@ -46,7 +46,9 @@ def ahead(make: Callable[[int], T], steps: range, workers: int) -> Generator[T]:
                 raise item
             yield item
     finally:
-        del made  # ends the processes and waits for them
+        # Ends the processes and waits for them, now: an exception's traceback would keep the iterator until the exit, where
+        # torch takes the end of its processes for a fault.
+        made._shutdown_workers()  # type: ignore[attr-defined]
 
 
 def _on_one_thread(make: Callable[[int], T], step: int) -> T:
