@@ -21,7 +21,7 @@ class Clustering(NamedTuple):
 
 def flat(vectors: Vectors, count: int) -> Clustering:
     centres = kmeans(vectors, count, "flat")
-    return Clustering(*Centres(centres).labels(vectors), centres)
+    return Clustering(*Centres(centres).scored(vectors), centres)
 
 
 def hierarchy(vectors: Vectors, levels: tuple[int, ...], resamplings: int, nearest: int) -> list[Clustering]:
@@ -34,11 +34,11 @@ def hierarchy(vectors: Vectors, levels: tuple[int, ...], resamplings: int, neare
     for number, count in enumerate(levels):
         points: Vectors = found[-1].centres if found else vectors
         centres = kmeans(points, count, f"level {number}")
-        label, score = Centres(centres).labels(points)
+        label, score = Centres(centres).scored(points)
         for step in range(resamplings):
             typical = np.sort(foremost(label, places_within(label, -score), nearest))
             centres = kmeans(Chosen(points, typical), count, f"level {number}, resampling {step}")
-            label, score = Centres(centres).labels(points)
+            label, score = Centres(centres).scored(points)
         found.append(Clustering(label, score, centres))
     return found
 

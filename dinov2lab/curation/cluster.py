@@ -2,17 +2,19 @@
 
     N vectors of unit length, D dimensions, K centres of unit length, G groups of centres, about the root of K
 
-The same vectors give the same centres and labels on any number of threads and for any blocks: similarities are taken in
-float64 and rounded, the first of equal centres counts, and centres are sums of whole numbers (of 2**-24), which come out
-alike in any order. Beyond FLAT centres, a vector meets the centres of its nearest groups alone.
+The same vectors give the same centres and labels on any number of threads and for any blocks: what float32 leaves open is
+decided in float64, rounded, where the first of equal centres counts, and centres are sums of whole numbers (of 2**-24),
+which come out alike in any order. Beyond FLAT centres, a vector meets the centres of its nearest groups alone.
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from dinov2lab.curation.vectors import DIGITS, Floats, Ints, Scores, Vectors, blocks
+from dinov2lab.curation.vectors import DIGITS, Floats, Ints, Scores, Vectors, blocks, cosine
 from dinov2lab.draws import Key, permutation
 
 FLAT = 1024  # centres
@@ -20,8 +22,16 @@ GROUPS = 6  # of nearest groups, whose centres a vector meets
 SAMPLE = 64  # vectors for each centre that the centres are found from
 ITERATIONS = 10
 GRAIN = 2.0**24
-ASKED = 2048  # vectors whose similarities to all centres are held at a time
+ASKED = 8192  # vectors whose similarities to centres are held at a time
+EXACTLY = 1024  # of them, in float64
+OPEN = 1e-4  # cosines of float32 that are closer than this may stand in the other order
+FEW = 8  # where more than one in so many centres are asked for, all are met
 NAMES = 2**32
+NOBODY = NAMES - 1
+
+
+def tensor(rows: Floats) -> torch.Tensor:
+    return torch.from_numpy(np.require(rows, requirements=["C", "W"]))  # copies what is mapped from a file
 
 
 class Centres:
@@ -29,53 +39,116 @@ class Centres:
 
     def __init__(self, centres: Floats) -> None:
         self.centres = centres
-        self._table = torch.from_numpy(np.ascontiguousarray(centres)).double()
-        self._groups = _grouped(centres) if len(centres) > FLAT else None
+        self._all = _Flat(tensor(centres))
+        self._groups = _Grouped(centres) if len(centres) > FLAT else None
 
     def __len__(self) -> int:
         return len(self.centres)
 
-    def nearest(self, vectors: Floats, count: int = 1) -> tuple[Ints, Scores]:
-        """(N, count) centres by falling cosine, the first among equals, and (N, count) cosines."""
-        asked = torch.from_numpy(vectors.astype(np.float64))
-        if self._groups is None:
-            return _best(asked @ self._table.T, None, count)
-        heads, members = self._groups
-        near = _best(asked @ heads.T, None, min(GROUPS, len(heads)))[0]  # (N, GROUPS)
-        widest = max(map(len, members))
-        found = torch.full((len(asked), near.shape[1], widest), -2.0, dtype=torch.float64)
-        names = torch.full((len(asked), near.shape[1], widest), len(self))
-        for group, own in enumerate(members):
-            row, slot = map(torch.from_numpy, np.nonzero(near == group))
-            found[row, slot, : len(own)] = asked[row] @ self._table[own].T
-            names[row, slot, : len(own)] = own
-        return _best(found.flatten(1), names.flatten(1), count)
+    def nearest(self, vectors: Floats, count: int = 1) -> Ints:
+        """(N, count) the nearest centres, the first among equals, in the order of their names."""
+        asked = tensor(vectors)
+        met = self._groups if self._groups and FEW * count <= len(self) else self._all
+        near, sure = met.nearest(asked, count)
+        unsure = np.flatnonzero(~sure)
+        for part in np.array_split(unsure, -(-len(unsure) // EXACTLY) or 1):
+            near[part] = met.exactly(asked[part].double(), count)
+        return np.sort(near, axis=1)
 
-    def labels(self, vectors: Vectors) -> tuple[Ints, Scores]:
+    def labels(self, vectors: Vectors) -> Ints:
+        """(N,) the nearest centre of each vector."""
+        label = np.empty(len(vectors), np.int64)
+        for part, rows in blocks(vectors, ASKED):
+            label[part] = self.nearest(rows)[:, 0]
+        return label
+
+    def scored(self, vectors: Vectors) -> tuple[Ints, Scores]:
         """(N,) the nearest centre of each vector, and (N,) their cosine."""
         label, score = np.empty(len(vectors), np.int64), np.empty(len(vectors))
         for part, rows in blocks(vectors, ASKED):
-            near, cosine = self.nearest(rows)
-            label[part], score[part] = near[:, 0], cosine[:, 0]
+            label[part] = self.nearest(rows)[:, 0]
+            score[part] = cosine(rows, np.arange(len(rows)), self.centres, label[part])
         return label, score
 
 
-def _best(scores: torch.Tensor, names: torch.Tensor | None, count: int) -> tuple[Ints, Scores]:
-    """(N, count) names and rounded scores, the best of each row of (N, M) scores, the smallest name among equals."""
+class _Flat:
+    """Centres that are all met."""
+
+    def __init__(self, table: torch.Tensor) -> None:
+        self._table = table  # (K, D)
+
+    def nearest(self, asked: torch.Tensor, count: int) -> tuple[Ints, NDArray[np.bool_]]:
+        """(N, count) the nearest in float32, and (N,) whether float64 would find no others."""
+        scores, names = _top(asked @ self._table.T, count)
+        return names[:, :count].numpy(), _apart(scores, count)
+
+    def exactly(self, asked: torch.Tensor, count: int) -> Ints:
+        """(N, count) for vectors in float64."""
+        return _best(asked @ self._table.double().T, None, count)
+
+
+class _Grouped:
+    """Centres in groups, of which the nearest are met."""
+
+    def __init__(self, centres: Floats) -> None:
+        heads = kmeans(centres, int(np.ceil(len(centres) ** 0.5)), "groups of centres")
+        label = Centres(heads).labels(centres)
+        self._heads, self._met = _Flat(torch.from_numpy(heads)), min(GROUPS, len(heads))
+        self._members = [torch.from_numpy(np.flatnonzero(label == group)) for group in range(len(heads))]
+        self._tables = [torch.from_numpy(centres[own.numpy()]) for own in self._members]
+
+    def nearest(self, asked: torch.Tensor, count: int) -> tuple[Ints, NDArray[np.bool_]]:
+        near, sure = self._heads.nearest(asked, self._met)
+        scores = torch.full((len(asked), self._met, count + 1), -2.0)
+        names = torch.full(scores.shape, NOBODY)
+        for group, row, slot in self._visited(near):
+            found, place = _top(asked[row] @ self._tables[group].T, count)
+            scores[row, slot, : found.shape[1]] = found
+            names[row, slot, : found.shape[1]] = self._members[group][place]
+        best, place = _top(scores.flatten(1), count)
+        return names.flatten(1).gather(1, place)[:, :count].numpy(), sure & _apart(best, count)
+
+    def exactly(self, asked: torch.Tensor, count: int) -> Ints:
+        near = self._heads.exactly(asked, self._met)
+        widest = max(map(len, self._members))
+        found = torch.full((len(asked), self._met, max(widest, count)), -2.0, dtype=torch.float64)
+        names = torch.full(found.shape, NOBODY)
+        for group, row, slot in self._visited(near):
+            own = self._members[group]
+            found[row, slot, : len(own)] = asked[row] @ self._tables[group].double().T
+            names[row, slot, : len(own)] = own
+        return _best(found.flatten(1), names.flatten(1), count)
+
+    def _visited(self, near: Ints) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+        """Each group that is among the (N, GROUPS) nearest of some, those (V,), and (V,) in which place."""
+        order = np.argsort(near, axis=None, kind="stable")
+        bounds = np.searchsorted(near.ravel()[order], np.arange(len(self._members) + 1))
+        for group in np.flatnonzero(np.diff(bounds)).tolist():
+            row, slot = np.divmod(order[bounds[group] : bounds[group + 1]], near.shape[1])
+            yield group, torch.from_numpy(row), torch.from_numpy(slot)
+
+
+def _top(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(N, count + 1) greatest scores of (N, M), falling, and their places; fewer where there are no more."""
+    best = scores.topk(min(count + 1, scores.shape[1]), dim=1)
+    return best.values, best.indices
+
+
+def _apart(scores: torch.Tensor, count: int) -> NDArray[np.bool_]:
+    """(N,) whether the first `count` of falling scores are so far above the next that rounding cannot matter."""
+    if scores.shape[1] <= count:
+        return np.ones(len(scores), bool)
+    apart: NDArray[np.bool_] = (scores[:, count - 1] - scores[:, count] > OPEN).numpy()
+    return apart
+
+
+def _best(scores: torch.Tensor, names: torch.Tensor | None, count: int) -> Ints:
+    """(N, count) names, the best of each row of (N, M) scores, rounded, the smallest name among equals."""
     if names is None:
         names = torch.arange(scores.shape[1])
     both = torch.round(scores * 10**DIGITS).long() * NAMES - names  # one whole number that sorts by score, then name
-    best = both.topk(count, dim=1).values
-    name = -best % NAMES
-    return name.numpy(), ((best + name) // NAMES).double().div(10**DIGITS).numpy()
-
-
-def _grouped(centres: Floats) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Heads (G, D) of groups, in float64, and the centres of each."""
-    heads = kmeans(centres, int(np.ceil(len(centres) ** 0.5)), "groups of centres")
-    label, _ = Centres(heads).labels(centres)
-    members = [torch.from_numpy(np.flatnonzero(label == group)) for group in range(len(heads))]
-    return torch.from_numpy(heads).double(), members
+    best: Ints = (-both.topk(count, dim=1).values % NAMES).numpy()
+    return best
 
 
 def kmeans(vectors: Vectors, count: int, purpose: str, iterations: int = ITERATIONS, sample: int = SAMPLE) -> Floats:
@@ -92,7 +165,7 @@ def kmeans(vectors: Vectors, count: int, purpose: str, iterations: int = ITERATI
     rows = np.asarray(vectors[some])
     centres = _unit(np.asarray(vectors[np.sort(order[:count])], np.float64))
     for _ in range(iterations):
-        label, _ = Centres(centres).labels(rows)
+        label = Centres(centres).labels(rows)
         moved = means(rows, label, centres)
         if np.array_equal(moved, centres):
             break
@@ -102,7 +175,7 @@ def kmeans(vectors: Vectors, count: int, purpose: str, iterations: int = ITERATI
 
 def _in_two_steps(vectors: Floats, count: int, purpose: str, iterations: int, sample: int) -> Floats:
     heads = kmeans(vectors, int(np.ceil(count**0.5)), purpose, iterations, sample)
-    label, _ = Centres(heads).labels(vectors)
+    label = Centres(heads).labels(vectors)
     sizes = np.bincount(label, minlength=len(heads))
     shares = apportion(sizes, count)
     parts = [

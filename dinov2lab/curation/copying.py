@@ -98,7 +98,7 @@ def _decided(stage: Duplicates, rows: Rows, pairs: Pairs, left: Left) -> tuple[I
     """Of `rules.representatives`, by the order and among the pairs that the stage asks for."""
     first = typicality(pairs, len(left))
     if stage.rule == "semdedup":
-        label, score = Centres(kmeans(rows.features, stage.clusters, "semdedup")).labels(rows.features)
+        label, score = Centres(kmeans(rows.features, stage.clusters, "semdedup")).scored(rows.features)
         pairs = pairs.only((label[pairs.a] == label[pairs.b]) | (rows.pixels[pairs.a] == rows.pixels[pairs.b]))
         first = np.rint(score * 1e6).astype(np.int64)
     match stage.keep:

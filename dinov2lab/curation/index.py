@@ -16,16 +16,15 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from dinov2lab.curation.cluster import ASKED, Centres, kmeans
+from dinov2lab.curation.cluster import ASKED, Centres, kmeans, tensor
 from dinov2lab.curation.vectors import Floats, Ints, Vectors, blocks, rough
 
 Kind = Literal["exact", "ivf", "faiss_flat", "faiss_ivf", "faiss_ivfpq"]
 QUERY_BLOCK = 512
-VISIT_BLOCK = 131072  # queries whose visits to the lists are made together: the more, the fewer passes over the vectors
+FOUND = 65536  # proposals that are handed over together
 LIST = 256  # vectors in a list, on average
-PROBES = 8
+PROBES = 2
 EXACT_PAIRS = 4 * 10**9  # of query and vector: on a CPU, a minute or so; beyond, lists are looked into
 EXACT_ON_CUDA = 10**7  # vectors
 ANEW = 4  # times k proposals of codes are ranked anew
@@ -40,8 +39,8 @@ class Index(Protocol):
         """(Q, k) scores, falling, and (Q, k) ids of the k nearest vectors. k is at most N."""
         ...
 
-    def within(self, queries: Floats, threshold: float) -> tuple[Ints, Ints]:
-        """(P,) queries and (P,) ids of the vectors whose scores are `threshold` or more."""
+    def within(self, queries: Vectors, threshold: float) -> Iterator[tuple[Ints, Ints]]:
+        """(P,) queries and (P,) ids of the vectors whose scores are `threshold` or more, some at a time."""
         ...
 
 
@@ -67,7 +66,7 @@ class TorchIndex:
 
     def __init__(self, vectors: Vectors, device: str = "cpu") -> None:
         self.vectors, self.probes = vectors, 1
-        self._columns = _tensor(vectors[:]).to(device).T  # (D, N)
+        self._columns = tensor(vectors[:]).to(device).T  # (D, N)
 
     def nearest(self, queries: Floats, k: int) -> tuple[Floats, Ints]:
         scores = np.empty((len(queries), k), np.float32)
@@ -77,81 +76,78 @@ class TorchIndex:
             scores[part], ids[part] = best.values.cpu().numpy(), best.indices.cpu().numpy()
         return scores, ids
 
-    def within(self, queries: Floats, threshold: float) -> tuple[Ints, Ints]:
-        found = [np.empty((0, 2), np.int64)]
+    def within(self, queries: Vectors, threshold: float) -> Iterator[tuple[Ints, Ints]]:
         for part, block in self._products(queries):
-            pairs = (block >= threshold).nonzero().cpu().numpy()
-            pairs[:, 0] += part.start
-            found.append(pairs)
-        query, id_ = np.concatenate(found).T
-        return query, id_
+            query, id_ = (block >= threshold).nonzero().cpu().numpy().T
+            yield query + part.start, id_
 
-    def _products(self, queries: Floats) -> Iterator[tuple[slice, torch.Tensor]]:
+    def _products(self, queries: Vectors) -> Iterator[tuple[slice, torch.Tensor]]:
         out = torch.empty((min(QUERY_BLOCK, len(queries)), len(self.vectors)), device=self._columns.device)
         for part, rows in blocks(queries, QUERY_BLOCK):
-            yield part, torch.mm(_tensor(rows).to(self._columns.device), self._columns, out=out[: len(rows)])
-
-
-def _tensor(rows: NDArray[np.float32]) -> torch.Tensor:
-    return torch.from_numpy(np.require(rows, requirements=["C", "W"]))  # copies what is mapped from a file
+            yield part, torch.mm(tensor(rows).to(self._columns.device), self._columns, out=out[: len(rows)])
 
 
 class ListsIndex:
     """Inverted lists: the products of a list's vectors with all queries that look into it are taken at once.
 
-    The vectors stay where they are, in a file perhaps; memory for a block of queries and what is found of them. Which
-    lists a query looks into is decided in float64, so that the threads decide nothing.
+    Vectors and queries stay where they are, in files perhaps: a list is read once, a query once for each of its lists.
+    Which lists a query looks into is decided as by float64, so that the threads decide nothing.
     """
 
     def __init__(self, vectors: Vectors, probes: int = PROBES) -> None:
         self.vectors, self.probes = vectors, probes
         self._centres = Centres(kmeans(vectors, max(1, len(vectors) // LIST), "lists", sample=16))
-        label, _ = self._centres.labels(vectors)
+        label = self._centres.labels(vectors)
         self._order = np.argsort(label, kind="stable")
         self._starts = np.searchsorted(label[self._order], np.arange(len(self._centres) + 1))
 
     def nearest(self, queries: Floats, k: int) -> tuple[Floats, Ints]:
-        scores, ids = np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1)
+        scores, ids = torch.full((len(queries), k), -torch.inf), torch.full((len(queries), k), -1)
         pending, probes = np.arange(len(queries)), min(self.probes, len(self._centres))
         while len(pending):  # a list may hold less than k
-            for part in np.array_split(pending, -(-len(pending) // (VISIT_BLOCK // 64))):
-                scores[part], ids[part] = self._nearest(queries[part], k, probes)
-            pending, probes = pending[ids[pending, -1] < 0], min(2 * probes, len(self._centres))
+            scores[pending], ids[pending] = self._nearest(queries[pending], k, probes)
+            pending = pending[ids[pending, -1].numpy() < 0]
+            probes = min(2 * probes, len(self._centres))
+        return scores.numpy(), ids.numpy()
+
+    def _nearest(self, queries: Floats, k: int, probes: int) -> tuple[torch.Tensor, torch.Tensor]:
+        scores, ids = torch.full((len(queries), k), -torch.inf), torch.full((len(queries), k), -1)
+        for members, row, products in self._visits(queries, probes):
+            both = torch.cat([scores[row], products], dim=1)
+            names = torch.cat([ids[row], members.expand(len(row), -1)], dim=1)
+            best = both.topk(k, dim=1)
+            scores[row], ids[row] = best.values, names.gather(1, best.indices)
         return scores, ids
 
-    def _nearest(self, queries: Floats, k: int, probes: int) -> tuple[Floats, Ints]:
-        scores = torch.full((len(queries), probes, k), -torch.inf)
-        ids = torch.full((len(queries), probes, k), -1)
-        for members, row, slot, products in self._visits(queries, probes):
-            best = products.topk(min(k, len(members)), dim=1)
-            scores[row, slot, : best.values.shape[1]] = best.values
-            ids[row, slot, : best.values.shape[1]] = torch.from_numpy(members)[best.indices]
-        merged = scores.flatten(1).topk(k, dim=1)
-        return merged.values.numpy(), ids.flatten(1).gather(1, merged.indices).numpy()
+    def within(self, queries: Vectors, threshold: float) -> Iterator[tuple[Ints, Ints]]:
+        found, count = list[torch.Tensor](), 0
+        for members, row, products in self._visits(queries, min(self.probes, len(self._centres))):
+            query, place = (products >= threshold).nonzero().T
+            found.append(torch.stack([row[query], members[place]]))
+            count += len(query)
+            if count >= FOUND:
+                yield _both(found)
+                found, count = [], 0
+        yield _both(found)
 
-    def within(self, queries: Floats, threshold: float) -> tuple[Ints, Ints]:
-        found = [np.empty((2, 0), np.int64)]
-        for part, rows in blocks(queries, VISIT_BLOCK):
-            for members, row, _, products in self._visits(rows, min(self.probes, len(self._centres))):
-                query, place = (products >= threshold).nonzero().numpy().T
-                found.append(np.stack([row.numpy()[query] + part.start, members[place]]))
-        query, id_ = np.concatenate(found, axis=1)
-        return query, id_
-
-    def _visits(self, queries: Floats, probes: int) -> Iterator[tuple[Ints, torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """For each list that is looked into: its vectors' ids (M,), the queries (V,), their slots (V,), products (V, M)."""
-        lists = np.concatenate(
-            [self._centres.nearest(rows, probes)[0] for _, rows in blocks(queries, ASKED)]
-        )  # (Q, probes)
+    def _visits(self, queries: Vectors, probes: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """For each list that is looked into: its vectors' ids (M,), the queries (V,), products (V, M)."""
+        lists = np.empty((len(queries), probes), np.int32)
+        for part, rows in blocks(queries, ASKED):
+            lists[part] = np.minimum(self._centres.nearest(rows, probes), len(self._centres))
         order = np.argsort(lists, axis=None, kind="stable")
-        row, slot = np.divmod(order, probes)
         bounds = np.searchsorted(lists.ravel()[order], np.arange(len(self._centres) + 1))
-        asked = _tensor(queries)
         for number in np.flatnonzero((np.diff(bounds) > 0) & (np.diff(self._starts) > 0)).tolist():
             members = self._order[self._starts[number] : self._starts[number + 1]]
-            visits = slice(bounds[number], bounds[number + 1])
-            rows = torch.from_numpy(row[visits])
-            yield members, rows, torch.from_numpy(slot[visits]), asked[rows] @ _tensor(self.vectors[members]).T
+            row = order[bounds[number] : bounds[number + 1]] // probes
+            for some in np.array_split(row, -(-len(row) // ASKED)):
+                products = tensor(queries[some]) @ tensor(self.vectors[members]).T
+                yield torch.from_numpy(members), torch.from_numpy(some), products
+
+
+def _both(found: list[torch.Tensor]) -> tuple[Ints, Ints]:
+    query, id_ = torch.cat([torch.empty((2, 0), dtype=torch.int64), *found], dim=1).numpy()
+    return query, id_
 
 
 class FaissIndex:
@@ -184,12 +180,14 @@ class FaissIndex:
             scores, ids = self._index.search(asked, length)
         return _anew(self.vectors, asked, ids, k) if self._coded else (scores, ids)
 
-    def within(self, queries: Floats, threshold: float) -> tuple[Ints, Ints]:
-        asked = np.ascontiguousarray(queries)
-        if self._coded:
-            return _within_by_lists(self, asked, threshold)
-        limits, _, ids = self._index.range_search(asked, threshold)
-        return np.repeat(np.arange(len(asked)), np.diff(limits.astype(np.int64))), ids
+    def within(self, queries: Vectors, threshold: float) -> Iterator[tuple[Ints, Ints]]:
+        for part, rows in blocks(queries):
+            if self._coded:
+                query, ids = _within_by_lists(self, rows, threshold)
+            else:
+                limits, _, ids = self._index.range_search(rows, threshold)
+                query = np.repeat(np.arange(len(rows)), np.diff(limits.astype(np.int64)))
+            yield query + part.start, ids
 
 
 def _built(faiss: Any, kind: Kind, vectors: Vectors, lists: int) -> Any:

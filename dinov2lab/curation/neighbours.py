@@ -8,7 +8,8 @@ exact index; what an index that is not exact misses is measured on a sample of t
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,6 @@ from dinov2lab.curation.index import Index, Kind, Search, open_index
 from dinov2lab.curation.vectors import Floats, Ints, Scores, Vectors, blocks, cosine, rough
 
 MARGIN = 1e-3  # more than float32 (and TF32, on CUDA) can be wrong about a cosine
-ASKED = 131072  # queries whose findings are held before they are scored
-BOUNDED = 2048  # of them, where bounds are searched, which may propose very many
 BOUND_DIMENSIONS = 64
 WORTHWHILE = 2048  # vectors: with fewer, finding the directions takes longer than the search
 BASIS_ROWS = 8192  # vectors that the principal directions are taken from
@@ -69,16 +68,17 @@ def above(vectors: Vectors, queries: Vectors, threshold: float, k: int, search: 
         return Hits(none, none, np.empty(0), 0, None)
     kind = search.chosen(len(vectors), len(queries), vectors.shape[1])
     basis = _basis(vectors) if kind == "exact" else None
-    index = open_index(vectors if basis is None else _bounded(vectors, basis), search, kind)
+    bounded = [rows if basis is None else Bounded(rows, basis) for rows in (vectors, queries)]
+    index = open_index(bounded[0], search, kind)
     recall = None if kind in ("exact", "faiss_flat") else _within_widened(index, kind, queries, threshold)
     found: list[tuple[Ints, Ints, Scores]] = [(none, none, np.empty(0))]
-    for part, rows in blocks(queries, ASKED if basis is None else BOUNDED):
-        query, id_ = index.within(rows if basis is None else _bounded(rows, basis), threshold - MARGIN)
-        near = rough(rows, query, vectors, id_) >= threshold - MARGIN  # spares most of the float64
-        query, id_ = query[near], id_[near]
-        score = cosine(rows, query, vectors, id_)
+    for query, id_ in index.within(bounded[1], threshold - MARGIN):
+        if basis is not None:  # spares most of the float64
+            near = rough(queries, query, vectors, id_) >= threshold - MARGIN
+            query, id_ = query[near], id_[near]
+        score = cosine(queries, query, vectors, id_)
         passed = score >= threshold
-        found.append((query[passed] + part.start, id_[passed], score[passed]))
+        found.append((query[passed], id_[passed], score[passed]))
     query, id_, score = (np.concatenate([each[field] for each in found]) for field in range(3))
     return Hits(query, id_, score, int((np.bincount(query) >= k).sum()), recall)
 
@@ -92,18 +92,29 @@ def _basis(vectors: Vectors) -> Floats | None:
     return basis
 
 
-def _bounded(vectors: Vectors, basis: Floats) -> Floats:
-    """(N, B + 1) whose inner products are no less than those of the (N, D) given.
+@dataclass(frozen=True)
+class Bounded:
+    """(N, B + 1) whose inner products are no less than those of the (N, D) of `array`; computed where they are asked for.
 
     The first B coordinates are those along the basis; the last is the length of what is left, and two remainders agree at
     most as far as their lengths allow (Cauchy-Schwarz). Any orthonormal basis is right, a good one proposes few in vain.
     """
-    bounded = np.empty((len(vectors), basis.shape[1] + 1), np.float32)
-    for part, rows in blocks(vectors):
-        along = rows @ basis
-        squares = np.einsum("nd,nd->n", rows, rows) - np.einsum("nb,nb->n", along, along)
-        bounded[part, :-1], bounded[part, -1] = along, np.sqrt(np.maximum(squares, 0))
-    return bounded
+
+    array: Vectors
+    basis: Floats  # (D, B)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.array), self.basis.shape[1] + 1
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, rows: Any) -> Floats:
+        asked = self.array[rows]
+        along = asked @ self.basis
+        squares = np.einsum("nd,nd->n", asked, asked) - np.einsum("nb,nb->n", along, along)
+        return np.concatenate([along, np.sqrt(np.maximum(squares, 0))[:, None]], axis=1)
 
 
 def _sampled(queries: Vectors) -> Floats:
@@ -119,8 +130,8 @@ def _within_widened(index: Index, kind: Kind, queries: Vectors, threshold: float
         for query, row in [np.nonzero(_between(asked @ rows.T, threshold))]
     ])  # fmt: skip
     while True:
-        query, id_ = index.within(asked, threshold - MARGIN)
-        found = int(np.isin(truth, query * len(index.vectors) + id_).sum())
+        pairs = [query * len(index.vectors) + id_ for query, id_ in index.within(asked, threshold - MARGIN)]
+        found = int(np.isin(truth, np.concatenate(pairs)).sum())
         if found >= WANTED * len(truth) or index.probes >= MOST_PROBES:
             return Recall(kind, index.probes, found, len(truth))
         index.probes = 2 * index.probes

@@ -3,6 +3,7 @@
 N rows of the pool, Q queries, D dimensions; R rows taken
 """
 
+import math
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -14,8 +15,9 @@ from dinov2lab.curation.index import Index, Kind, Search, open_index
 from dinov2lab.curation.neighbours import DEFAULT, Recall, open_for, ranked, widened
 from dinov2lab.curation.vectors import BLOCK, Ints, Scores, Vectors
 
-FIRST_RANKS = 16
-QUERY_BLOCK = 1024
+FIRST_RANKS = 64
+MOST_STEP = 16  # times as many ranks at once
+HELD = 2**21  # neighbours of queries that are looked at together
 
 
 class Retrieved(NamedTuple):
@@ -38,8 +40,8 @@ def retrieve(pool: Vectors, queries: Vectors, images: int, search: Search = DEFA
     wanted, ranks = min(images, len(pool)), min(FIRST_RANKS, len(pool))
     opened = open_for(pool, queries, search)
     found = _best_ranks(*opened, queries, ranks)
-    while np.count_nonzero(found.rank < ranks) < wanted:
-        ranks = min(2 * ranks, len(pool))
+    while (seen := found.within(ranks)) < wanted:
+        ranks = min(_enough(ranks, found.within(ranks // 2), seen, wanted), len(pool))
         found = _best_ranks(*opened, queries, ranks)
     taken = found.order()[:wanted]
     rounds = int(found.rank[taken[-1]]) + 1 if wanted else 0
@@ -76,6 +78,12 @@ def _some_query(queries: Vectors) -> None:
         raise ValueError("retrieval has no readable query image to start from")
 
 
+def _enough(ranks: int, half: int, seen: int, wanted: int) -> int:
+    """How many ranks are likely to give `wanted` rows, where so many gave `seen` and half as many `half`."""
+    power = min(max(math.log2(seen / max(half, 1)), 0.25), 1.0)
+    return math.ceil(ranks * min(math.pow(1.1 * wanted / seen, 1 / power), MOST_STEP))
+
+
 class _Ranked(NamedTuple):
     """Of each pool row its best rank with any query, that query, their cosine."""
 
@@ -83,6 +91,10 @@ class _Ranked(NamedTuple):
     query: Ints
     score: Scores
     recall: Recall | None
+
+    def within(self, ranks: int) -> int:
+        """How many rows have a rank below `ranks`."""
+        return int(np.count_nonzero(self.rank < ranks))
 
     def order(self) -> Ints:
         """The rows in the order of taking."""
@@ -95,8 +107,8 @@ def _best_ranks(index: Index, kind: Kind, queries: Vectors, ranks: int) -> _Rank
     recall, size = widened(index, kind, queries, ranks), len(index.vectors)
     rank = np.full(size, ranks)
     query, score = np.full(size, -1), np.full(size, -np.inf)
-    for start in range(0, len(queries), QUERY_BLOCK):
-        scores, ids = ranked(index, queries[start : start + QUERY_BLOCK], ranks)  # (Q, ranks)
+    for start in range(0, len(queries), step := max(1, HELD // ranks)):
+        scores, ids = ranked(index, queries[start : start + step], ranks)  # (Q, ranks)
         seen_by, seen_at = np.indices(ids.shape).reshape(2, -1)
         rows, cosines = ids.ravel(), scores.ravel()
         best = _first_of_each(rows, seen_at, -cosines, seen_by)

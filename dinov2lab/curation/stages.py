@@ -138,8 +138,8 @@ def clusters(stage: Clusters, left: Left, queries: Read, inputs: Inputs, key: Ke
     """An image falls because no queries, or too few, are in its cluster, or because its cluster has enough without it."""
     images, seeds = left.vectors(inputs, stage.embedder), inputs.features(stage.embedder, queries)
     centres = Centres(kmeans(images, stage.clusters, "clusters"))
-    label, score = centres.labels(images)
-    query_label, query_score = centres.labels(seeds)
+    label, score = centres.scored(images)
+    query_label, query_score = centres.scored(seeds)
     place = places_within(label, picking(stage.pick, score, left, key))
     rows = retrieve.of_clusters(
         label, place, query_label, more_than=stage.more_than, per_cluster=stage.per_cluster, images=stage.images

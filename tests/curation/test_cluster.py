@@ -27,9 +27,11 @@ def test_nearest_centres_are_those_of_a_full_comparison(size, count, wanted, see
     vectors, centres = unit(size, 4, seed), unit(count, 4, seed + 1)[np.arange(count) // 2]  # each twice: ties
     wanted = min(wanted, count)
     truth = np.round(vectors.astype(float) @ centres.astype(float).T, 6)
-    near, score = Centres(centres).nearest(vectors, wanted)
-    np.testing.assert_array_equal(near, np.argsort(-truth, axis=1, kind="stable")[:, :wanted])
-    np.testing.assert_allclose(score, -np.sort(-truth, axis=1)[:, :wanted], atol=1e-9)
+    near = Centres(centres).nearest(vectors, wanted)
+    np.testing.assert_array_equal(near, np.sort(np.argsort(-truth, axis=1, kind="stable")[:, :wanted]))
+    label, score = Centres(centres).scored(vectors)
+    np.testing.assert_array_equal(label, truth.argmax(1))
+    np.testing.assert_allclose(score, truth.max(1), atol=2e-6)
 
 
 def test_groups_of_centres_find_nearly_always_the_nearest(monkeypatch):
@@ -37,7 +39,21 @@ def test_groups_of_centres_find_nearly_always_the_nearest(monkeypatch):
     vectors, centres = rows[:3000], rows[3000:]
     truth = (vectors.astype(float) @ centres.astype(float).T).argmax(1)
     monkeypatch.setattr(cluster, "FLAT", 100)
-    assert (Centres(centres).labels(vectors)[0] == truth).mean() > 0.99
+    assert (Centres(centres).labels(vectors) == truth).mean() > 0.99
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_what_float32_leaves_open_is_decided_in_float64(monkeypatch, count):
+    """Centres in near-equal pairs, closer than float32 can tell."""
+    monkeypatch.setattr(cluster, "FLAT", 100)
+    rows = unit(1000, 16, 0, 30)
+    centres = np.repeat(rows[800:], 2, axis=0) + 1e-7 * unit(400, 16, 1)
+    grouped = cluster._Grouped(centres)
+    exact = np.sort(grouped.exactly(torch.from_numpy(rows[:800]).double(), count), axis=1)
+    np.testing.assert_array_equal(Centres(centres).nearest(rows[:800], count), exact)
+    near, sure = grouped.nearest(torch.from_numpy(rows[:800]), count)
+    assert (np.sort(near)[sure] == exact[sure]).all()
+    assert sure.any() == (count == 4)  # of pairs, never one alone
 
 
 def test_an_iteration_is_the_direction_of_each_clusters_sum_and_empty_clusters_stay():
@@ -69,7 +85,7 @@ def test_threads_and_blocks_decide_nothing(monkeypatch, most_flat):
             torch.set_num_threads(threads)
             monkeypatch.setattr(cluster, "blocks", lambda rows, size=block: blocks(rows, size))
             centres = kmeans(Chosen(vectors, np.arange(3000)), 60, "test")
-            answers.append((centres, *Centres(centres).labels(vectors)))
+            answers.append((centres, *Centres(centres).scored(vectors)))
     finally:
         torch.set_num_threads(before)
     for one, two in zip(*answers, strict=True):
