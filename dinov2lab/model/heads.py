@@ -4,15 +4,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dinov2lab.model.initial import draw
 from dinov2lab.model.products import linear, scaled_linear
+from dinov2lab.spec.model import LinearInit
 from dinov2lab.spec.run import Head
 
 
 class ProjectionHead(nn.Module):
     """(rows, D) backbone tokens to (rows, K) prototype scores, cosines times a learnt scale that starts at 1."""
 
-    def __init__(self, dim: int, head: Head) -> None:
+    def __init__(self, dim: int, head: Head, linear_init: LinearInit = "truncated_normal") -> None:
         super().__init__()
+        self.linear_init = linear_init
         self.mlp = nn.Sequential(
             nn.Linear(dim, head.hidden),
             nn.GELU(),
@@ -30,8 +33,10 @@ class ProjectionHead(nn.Module):
                 parameter.zero_()
             elif name == "prototype_scale":
                 parameter.fill_(1.0)
+            elif name == "prototypes":
+                nn.init.trunc_normal_(parameter, std=0.02, generator=generator)  # only their directions count
             else:
-                nn.init.trunc_normal_(parameter, std=0.02, generator=generator)
+                draw(parameter, self.linear_init, generator)
 
     def forward(self, tokens: Tensor) -> Tensor:
         first, second, third = (layer for layer in self.mlp if isinstance(layer, nn.Linear))

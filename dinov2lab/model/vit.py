@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from dinov2lab.model import blocks
 from dinov2lab.model.attention import split
 from dinov2lab.model.blocks import Kept
+from dinov2lab.model.initial import draw
 from dinov2lab.spec.model import ModelSpec
 from dinov2lab.spec.resources import Recompute
 
@@ -54,17 +55,21 @@ class Backbone(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(1, dim))
         self.registers = model.registers
         self.dim, self.depth, self.heads, self.layer_scale = dim, depth, heads, model.layer_scale
+        self.linear_init = model.linear_init
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
         """Weights as in the reference: truncated normal 0.02 for linear layers and positions, 1e-6 for the other tokens.
 
         The patch embedding is a convolution and keeps what torch gives one: uniform within 1 / sqrt(inputs). With registers
-        timm's class token holds its position as well, and starts as their sum would.
+        timm's class token holds its position as well, and starts as their sum would. `xavier` draws linear layers and the
+        patch embedding's weight its own way, and leaves the rest.
         """
         bound = self.vit.patch_embed.proj.weight[0].numel() ** -0.5
         for name, parameter in self.named_parameters():
-            if "patch_embed" in name:
+            if self.linear_init == "xavier" and name.endswith("weight") and "norm" not in name:
+                draw(parameter, "xavier", generator, parts=3 if "qkv" in name else 1)
+            elif "patch_embed" in name:
                 parameter.uniform_(-bound, bound, generator=generator)
             elif name.endswith("bias") or name == "mask_token":
                 parameter.zero_()

@@ -52,6 +52,9 @@ class RunWeights(Section):
 Weights = Annotated[TimmWeights | HuggingFaceWeights | RunWeights, Field(discriminator="kind")]
 
 
+LinearInit = Literal["truncated_normal", "xavier"]
+
+
 class ModelSpec(Section):
     size: Literal["pico", "nano", "tiny", "small", "base", "large", "giant"] = "small"
     patch: Count = 16
@@ -59,7 +62,7 @@ class ModelSpec(Section):
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.3
     ffn: Literal["mlp", "swiglu"] = later(absent="mlp")
     registers: Annotated[int, Field(ge=0)] = later(absent=0)  # tokens without a patch (arXiv 2309.16588)
-
+    linear_init: LinearInit = later(absent="truncated_normal")  # of heads too; see model/initial.py
     weights: Weights | None = later(absent=None)  # none: drawn at random
 
     @property

@@ -1,6 +1,7 @@
 """Student and teacher: two copies of the same networks, the second the moving average of the first."""
 
 import copy
+from functools import partial
 
 import torch
 from torch import nn
@@ -14,9 +15,10 @@ from dinov2lab.spec.run import RunSpec
 def networks(spec: RunSpec) -> nn.ModuleDict:
     """`backbone`, `dino_head` and, where patches have a head of their own, `ibot_head`; their weights are not yet set."""
     backbone = Backbone(spec.model, spec.views.global_px)
-    heads = {"dino_head": ProjectionHead(backbone.dim, spec.objective.dino.head)}
+    head = partial(ProjectionHead, backbone.dim, linear_init=spec.model.linear_init)
+    heads = {"dino_head": head(spec.objective.dino.head)}
     if spec.objective.ibot.head is not None:
-        heads["ibot_head"] = ProjectionHead(backbone.dim, spec.objective.ibot.head)
+        heads["ibot_head"] = head(spec.objective.ibot.head)
     return nn.ModuleDict({"backbone": backbone, **heads})
 
 

@@ -28,6 +28,15 @@ def test_initialise_sets_every_parameter():
     assert abs(head().mlp[2].weight.std().item() - 0.02) < 0.002
 
 
+def test_xavier_draws_the_linear_layers_within_its_bound():
+    built = ProjectionHead(8, HEAD, "xavier")
+    built.initialise(torch.Generator().manual_seed(0))
+    for layer, (inputs, outputs) in zip(built.mlp[::2], ((8, 32), (32, 32), (32, 6)), strict=True):
+        bound = math.sqrt(6 / (inputs + outputs))
+        assert 0.9 * bound < layer.weight.abs().max().item() <= bound
+        assert (layer.bias == 0).all()
+
+
 def test_scores_are_cosines_with_the_prototypes_at_first():
     built, tokens = head().double(), torch.randn(5, 8, dtype=torch.float64)
     expected = F.cosine_similarity(built.mlp(tokens)[:, None], built.prototypes[None], dim=-1)

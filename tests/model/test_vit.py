@@ -1,6 +1,7 @@
 """The packed backbone against crop by crop, and against timm's own forward."""
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 from dinov2lab.model.blocks import Kept
 from dinov2lab.model.features import features
 from dinov2lab.model.vit import Backbone, Tokens, positions_at
-from dinov2lab.spec.model import ModelSpec
+from dinov2lab.spec.model import LinearInit, ModelSpec
 from dinov2lab.spec.resources import Recompute
 
 MODEL = ModelSpec(size="pico", patch=8, layer_scale=0.5)
@@ -232,6 +233,23 @@ def test_initialise_sets_every_parameter_to_what_the_reference_says(model):
             scale = 1e-6 if tiny else 0.02
             assert parameter.std().item() == pytest.approx(scale, rel=0.5 if parameter.numel() < 100 else 0.1), name
             assert abs(parameter.mean().item()) < 4 * scale / math.sqrt(parameter.numel()), name
+
+
+def test_xavier_draws_linear_layers_and_patch_embedding_and_leaves_the_rest():
+    reference, xavier = (Backbone(ModelSpec(size="pico", patch=8, linear_init=how), 32) for how in get_args(LinearInit))
+    expected = {"qkv": 64 + 64, "proj": 64 + 64, "fc1": 64 + 256, "fc2": 256 + 64, "patch_embed": 192 + 64}
+    for net in (reference, xavier):
+        net.initialise(torch.Generator().manual_seed(0))
+    drawn = dict(reference.named_parameters())
+    for name, parameter in xavier.named_parameters():
+        part = next((part for part in ("patch_embed", "qkv", "proj", "fc1", "fc2") if part in name), None)
+        if part and name.endswith("weight"):
+            bound = math.sqrt(6 / expected[part])
+            assert 0.95 * bound < parameter.abs().max().item() <= bound, name
+        elif "norm" in name or name.endswith(("gamma", "mask_token")):
+            assert torch.equal(parameter, drawn[name]), name
+        else:
+            assert parameter.std().item() == pytest.approx(drawn[name].std().item(), rel=0.5), name
 
 
 def test_initial_weights_are_those_of_the_generator_alone():
