@@ -29,6 +29,8 @@ PALETTES = (
     ((2, 5), (3, 4)),  # green magenta, cyan red
 )
 CONCEPTS = len(SHAPES) * len(TEXTURES)
+OBJECTS = 3  # in a scene
+NEAREST, FARTHEST, GROUND = 1.0, 2.5, 3.0  # depths of objects, and of what is behind them all
 _FREQUENCY = 7.0  # of a texture, radians over half an object: about two waves across it
 
 
@@ -39,17 +41,32 @@ class Concepts(NamedTuple):
 
 def concepts(numbers: NDArray[np.int64], generator: np.random.Generator) -> Concepts:
     """One picture of each numbered concept: shape x texture x palette. All else is drawn at random."""
-    count = len(numbers)
-    u, v = _object_frame(count, generator)
-    shape = _each(numbers // len(TEXTURES), (_disc, _square, _triangle, _cross), u, v)[..., None]
-    texture = _each(numbers % len(TEXTURES), (_stripes, _checks, _dots, _rings), u, v)[..., None]
-    inks = _inks()[numbers]  # (B, 2, 3)
-    swapped = generator.random(count) < 0.5
-    inks[swapped] = inks[swapped, ::-1]
-    first, second = inks[:, 0, None, None], inks[:, 1, None, None]
-    ground = _blotches(count, generator)[..., None]
-    pictures = _lit(ground + shape * (first + texture * (second - first) - ground), generator)
+    u, v = _object_frame(len(numbers), generator)
+    shape, colour = _painted(numbers, u, v, generator)
+    ground = _blotches(len(numbers), generator)[..., None]
+    pictures = _lit(ground + shape * (colour - ground), generator)
     return Concepts(pictures, ((shape[..., 0] > 0.5) * (1 + numbers[:, None, None])).astype(np.uint8))
+
+
+class Scenes(NamedTuple):
+    pictures: Pictures
+    masks: Pictures  # (B, P, P) 0 for the ground, 1 + the number of the concept in front
+    depths: Floats  # (B, P, P) from NEAREST to GROUND
+
+
+def scenes(count: int, generator: np.random.Generator) -> Scenes:
+    """Several concepts at depths of their own: what is nearer is larger, as perspective has it, and covers what is behind."""
+    images: Floats = _blotches(count, generator)[..., None].repeat(3, -1)
+    masks, depths = np.zeros((count, PX, PX), np.uint8), np.full((count, PX, PX), GROUND, np.float32)
+    placed = np.sort(generator.uniform(NEAREST, FARTHEST, (OBJECTS, count, 1, 1)).astype(np.float32), axis=0)
+    for depth in placed[::-1]:
+        numbers = generator.integers(CONCEPTS, size=count)
+        shape, colour = _painted(numbers, *_object_frame(count, generator, 0.65 / depth), generator)
+        images += shape * (colour - images)
+        covered = shape[..., 0] > 0.5
+        masks = np.where(covered, 1 + numbers[:, None, None], masks).astype(np.uint8)
+        depths = np.where(covered, depth, depths)
+    return Scenes(_lit(images, generator), masks, depths)
 
 
 def distractors(count: int, generator: np.random.Generator) -> Pictures:
@@ -83,11 +100,22 @@ def _inks() -> Floats:
     return inks
 
 
-def _object_frame(count: int, generator: np.random.Generator) -> tuple[Floats, Floats]:
+def _painted(numbers: NDArray[np.int64], u: Floats, v: Floats, generator: np.random.Generator) -> tuple[Floats, Floats]:
+    """(B, P, P, 1) where the numbered concepts show, and (B, P, P, 3) their colours."""
+    shape = _each(numbers // len(TEXTURES), (_disc, _square, _triangle, _cross), u, v)[..., None]
+    texture = _each(numbers % len(TEXTURES), (_stripes, _checks, _dots, _rings), u, v)[..., None]
+    inks = _inks()[numbers]  # (B, 2, 3)
+    swapped = generator.random(len(numbers)) < 0.5
+    inks[swapped] = inks[swapped, ::-1]
+    first, second = inks[:, 0, None, None], inks[:, 1, None, None]
+    return shape, first + texture * (second - first)
+
+
+def _object_frame(count: int, generator: np.random.Generator, size: Floats | None = None) -> tuple[Floats, Floats]:
     """Coordinates (u, v) of each image in a frame that stands, turned and scaled, where the object is."""
     y, x = _grid()
     angle = _column(generator, -0.3, 0.3, count)
-    size = _column(generator, 0.45, 0.65, count)
+    size = _column(generator, 0.45, 0.65, count) if size is None else size
     y, x = y - _column(generator, -0.6, 0.6, count), x - _column(generator, -0.6, 0.6, count)
     return (np.cos(angle) * x - np.sin(angle) * y) / size, (np.cos(angle) * y + np.sin(angle) * x) / size
 

@@ -1,6 +1,7 @@
 """Batches by position: which image stands at position p of a run is a pure function, so a resume needs no state."""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from dinov2lab.data.decoded import decoded
+from dinov2lab.data.decoded import Decoded, decoded
 from dinov2lab.data.source import Source, Unreadable, decode
 from dinov2lab.data.views import Pixels, normalise
 from dinov2lab.draws import Key, permutation
@@ -20,8 +21,8 @@ CACHE_BYTES = 2 << 30
 class Pictures:
     """Decoded images of chosen rows of a source.
 
-    With a `cache` folder and a name `images` that stands for the content of these rows, they are decoded once for all; where
-    they do not fit, or without one, they are kept in memory, up to `budget` bytes.
+    With a `cache` folder and a name `images` that stands for the content of these rows, they are decoded once for all, when
+    the first is asked for; where they do not fit, or without one, they are kept in memory, up to `budget` bytes.
     """
 
     def __init__(
@@ -32,9 +33,9 @@ class Pictures:
         cache: Path | None = None,
         images: str = "",
     ) -> None:
-        self._source, self.rows, self._left = source, rows, budget
+        self._source, self.rows, self.images = source, rows, images
+        self._cache, self._budget, self._left = cache, budget, budget
         self._kept: dict[int, Pixels] = {}
-        self._stored = decoded(cache, images, len(rows), self._read, budget) if cache else None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -44,6 +45,10 @@ class Pictures:
 
     def name(self, index: int) -> str:
         return self._source.paths[self.rows[index]]
+
+    @cached_property
+    def _stored(self) -> Decoded | None:
+        return decoded(self._cache, self.images, len(self.rows), self._read, self._budget) if self._cache else None
 
     def pixels(self, index: int) -> Pixels:
         """(H, W, 3)"""

@@ -1,4 +1,4 @@
-"""Rows of (path, image bytes, label, mask) in Parquet files.
+"""Rows of (path, image bytes, label, mask, depth, copy_of) in Parquet files.
 
 Paths and labels are read when a source is opened, images when they are asked for, by row group: the groups read last
 are kept, up to a budget, so that a small file is decoded once and a large one never held whole. A large file that is
@@ -26,9 +26,11 @@ KINDS: dict[str, tuple[str, tuple[Callable[[pa.DataType], bool], ...]]] = {
     "path": ("text", (pa.types.is_string, pa.types.is_large_string)),
     "image": ("bytes", (pa.types.is_binary, pa.types.is_large_binary)),
     "mask": ("bytes", (pa.types.is_binary, pa.types.is_large_binary)),
+    "depth": ("bytes", (pa.types.is_binary, pa.types.is_large_binary)),
+    "copy_of": ("text", (pa.types.is_string, pa.types.is_large_string)),
     "label": ("integers or text", (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string)),
 }
-OPTIONAL = ("label", "mask")
+OPTIONAL = ("label", "mask", "depth", "copy_of")
 
 
 class ParquetSource:
@@ -44,7 +46,8 @@ class ParquetSource:
         footers = [_footer(file) for file in self.files]
         self.paths = _unique_paths([_column(file, "path") for file in self.files], self.files)
         self.labels, self.classes = _labels(self.files, footers)
-        self.masked = all("mask" in footer.schema.to_arrow_schema().names for footer in footers)
+        columns = set[str].intersection(*(set(footer.schema.to_arrow_schema().names) for footer in footers))
+        self.masked, self.deep, self.paired = ("mask" in columns, "depth" in columns, "copy_of" in columns)
         groups = [
             (file, number, footer.row_group(number))
             for file, footer in zip(self.files, footers, strict=True)
@@ -66,6 +69,14 @@ class ParquetSource:
     def mask(self, index: int) -> bytes:
         """Of a `masked` source, the encoded mask of one row: grey, a class in each pixel, 255 for none. Raises Unreadable."""
         return self._cell("mask", index)
+
+    def depth(self, index: int) -> bytes:
+        """Of a `deep` source, the encoded depths of one row: grey of 8 or 16 bits, 0 for unknown. Raises Unreadable."""
+        return self._cell("depth", index)
+
+    def originals(self) -> list[str | None]:
+        """Of a `paired` source, for each row the path, in another source, of what it is a copy of; None for no copy."""
+        return [path for file in self.files for path in _column(file, "copy_of").to_pylist()]
 
     def _cell(self, column: str, index: int) -> bytes:
         if not 0 <= index < len(self.paths):

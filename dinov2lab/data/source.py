@@ -2,8 +2,9 @@
 
     toyweb:PART       the embedded default data, drawn once into the cache (data/toyweb.py)
     folder:PATH       an image folder; the first folder level names the class, where every image has one
-    parquet:PATH      one file or a glob; columns path, image (bytes), optional label (integers or text) and mask (bytes of
-                      a grey image: a class in each pixel, 255 for none)
+    parquet:PATH      one file or a glob; columns path, image (bytes), and optionally label (integers or text), mask (bytes of
+                      a grey image: a class in each pixel, 255 for none), depth (bytes of a grey image of 8 or 16 bits, white
+                      for a depth of 1 and 0 for an unknown one) and copy_of (a path of another source, or null)
 
 Relative paths are resolved against the data root, which is not part of a run's identity.
 """

@@ -5,10 +5,13 @@ large, how turned and how lit it is, which of its two inks comes first, and the 
 a field of grey blotches, so that two crops of one image see different parts of it and no colour of the ground gives it away.
 Raw pixels do badly because place and ground outweigh the object, an average colour because palettes share their means.
 
-    queries   labelled images, every concept equally often: what curation starts from, and the kNN memory
-    test      labelled images, for evaluation only; both with a mask of where the concept shows
-    pool      unlabelled: concepts with a long tail, off-domain pictures, exact and near duplicates, leaked test images, junk
-              and files that are no images
+    queries      labelled images, every concept equally often: what curation starts from, and the kNN memory
+    test         labelled images, for evaluation only; both with a mask of where the concept shows. With `shift=noise`
+                 (blur, contrast, grey, pixelate, turn) the same images after that
+    pool         unlabelled: concepts with a long tail, off-domain pictures, exact and near duplicates, leaked test images,
+                 junk and files that are no images
+    scenes       several concepts, the nearer ones in front, with masks and depths; scenes_test others, for evaluation only
+    copies       edited copies of `queries` of that size and seed, as many as images of the same kind that are none
 
 Beside each part lies PART.truth.parquet: path, origin (concept, distractor, junk, corrupt), concept, duplicate_of (a path of
 the pool), leak_of (a path of `test` with the same seed and its default size), defect: of copies exact, jpeg, crop, mirror or
@@ -21,6 +24,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import parse_qsl
 
 import numpy as np
@@ -29,11 +33,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from dinov2lab.data import drawing
-from dinov2lab.data.drawing import CONCEPTS, PX, Concepts, Pictures
+from dinov2lab.data import drawing, shifts
+from dinov2lab.data.drawing import CONCEPTS, GROUND, PX, Concepts, Pictures
 from dinov2lab.store import atomic
 
-SIZES = {"pool": 6000, "queries": 1600, "test": 1600}
+SIZES = {"pool": 6000, "queries": 1600, "test": 1600, "scenes": 800, "scenes_test": 400, "copies": 1600}
 SHARES = {
     "concept": 0.45,
     "distractor": 0.35,
@@ -43,6 +47,7 @@ SHARES = {
 }  # of the pool; the rest: copies
 LONG_TAIL = 1.0  # exponent of Zipf's law over concepts in the pool
 EDITS = ("jpeg", "crop", "mirror", "bright")
+SHIFTED = ("queries", "test")  # parts that may be shifted
 
 
 @dataclass(frozen=True)
@@ -62,19 +67,25 @@ def materialise(part: str, cache: Path) -> Path:
 
     Raises ValueError for an unknown part or option.
     """
-    name, images, seed = _parsed(part)
-    folder = cache / "toyweb" / f"{images}-{seed}-{version()}"
-    file = folder / f"{name}.parquet"
-    with atomic.locked(folder / f"{name}.lock"):
+    asked = _parsed(part)
+    folder = cache / "toyweb" / f"{asked.images}-{asked.seed}{f'-{asked.shift}' if asked.shift else ''}-{version()}"
+    file = folder / f"{asked.name}.parquet"
+    with atomic.locked(folder / f"{asked.name}.lock"):
         if not file.exists():
-            table, truth = _drawn(name, images, seed)
-            atomic.write(folder / f"{name}.truth.parquet", lambda path: pq.write_table(truth, path))
+            table, truth = _drawn(asked)
+            atomic.write(folder / f"{asked.name}.truth.parquet", lambda path: pq.write_table(truth, path))
             atomic.write(file, lambda path: pq.write_table(table, path, row_group_size=1000))
     return file
 
 
-def _parsed(part: str) -> tuple[str, int, int]:
-    """(name, images, seed)."""
+class Part(NamedTuple):
+    name: str
+    images: int
+    seed: int
+    shift: str  # none: as they were drawn
+
+
+def _parsed(part: str) -> Part:
     name, mark, query = part.partition("?")
     if name not in SIZES:
         raise ValueError(f"toyweb:{part}: no such part {name!r}; there are {', '.join(SIZES)}")
@@ -82,9 +93,9 @@ def _parsed(part: str) -> tuple[str, int, int]:
         pairs = parse_qsl(query, strict_parsing=bool(mark), keep_blank_values=True)
     except ValueError:
         raise ValueError(f"toyweb:{part}: options are written toyweb:{name}?images=N&seed=S") from None
-    options = dict(pairs)
-    if unknown := set(options) - {"images", "seed"}:
-        raise ValueError(f"toyweb:{part}: unknown option {min(unknown)!r}; there are images and seed")
+    options, known = dict(pairs), ("images", "seed", *(["shift"] if name in SHIFTED else []))
+    if unknown := set(options) - set(known):
+        raise ValueError(f"toyweb:{part}: unknown option {min(unknown)!r}; there are {' and '.join(known)}")
     if twice := [option for option, times in Counter(option for option, _ in pairs).items() if times > 1]:
         raise ValueError(f"toyweb:{part}: {twice[0]} is given twice")
     try:
@@ -93,12 +104,14 @@ def _parsed(part: str) -> tuple[str, int, int]:
         raise ValueError(f"toyweb:{part}: images and seed are integers") from None
     if images < CONCEPTS or seed < 0:
         raise ValueError(f"toyweb:{part}: at least {CONCEPTS} images, and a seed of 0 or more")
-    return name, images, seed
+    if "shift" in options and options["shift"] not in shifts.SHIFTS:
+        raise ValueError(f"toyweb:{part}: no such shift; there are {', '.join(shifts.SHIFTS)}")
+    return Part(name, images, seed, options.get("shift", ""))
 
 
 def version() -> str:
     """Of the code that draws: another drawing is another data set."""
-    code = b"".join(Path(file).read_bytes() for file in (__file__, str(drawing.__file__)))
+    code = b"".join(Path(file).read_bytes() for file in (__file__, str(drawing.__file__), str(shifts.__file__)))
     return hashlib.sha256(code).hexdigest()[:8]
 
 
@@ -106,17 +119,62 @@ def _generator(name: str, seed: int) -> np.random.Generator:
     return np.random.default_rng([seed, *name.encode()])
 
 
-def _drawn(name: str, images: int, seed: int) -> tuple[pa.Table, pa.Table]:
+def _drawn(part: Part) -> tuple[pa.Table, pa.Table]:
     """(what a source reads, the truth beside it)."""
-    if name == "pool":
-        generator = _generator(name, seed)
-        rows = _pool(images, seed, generator)
-        return _tables(name, rows, generator.permutation(len(rows)))
-    drawn = _balanced(name, images, seed)
-    rows = [Row(_png(pixels), "concept", i % CONCEPTS) for i, pixels in enumerate(drawn.pictures)]
-    table, truth = _tables(name, rows, np.arange(images))
+    name, images, seed, _ = part
+    generator = _generator(name, seed)
+    match name:
+        case "pool":
+            rows = _pool(images, seed, generator)
+            return _tables(name, rows, generator.permutation(len(rows)))
+        case "scenes" | "scenes_test":
+            return _scenes(name, images, generator)
+        case "copies":
+            return _copies(images, seed, generator)
+        case _:
+            return _labelled(part)
+
+
+def _labelled(part: Part) -> tuple[pa.Table, pa.Table]:
+    """The mask of an image that was turned is not turned with it, and is left out."""
+    drawn = _balanced(part.name, part.images, part.seed)
+    pictures = drawn.pictures
+    if part.shift:
+        pictures = shifts.shifted(pictures, part.shift, _generator(part.shift, part.seed))
+    rows = [Row(_png(pixels), "concept", i % CONCEPTS) for i, pixels in enumerate(pictures)]
+    table, truth = _tables(part.name, rows, np.arange(part.images))
     table = table.append_column("label", pa.array([row.concept for row in rows], pa.int64()))
-    return table.append_column("mask", pa.array([_png(mask) for mask in drawn.masks], pa.binary())), truth
+    return (table if part.shift == "turn" else _with_pictures(table, "mask", drawn.masks)), truth
+
+
+def _scenes(name: str, images: int, generator: np.random.Generator) -> tuple[pa.Table, pa.Table]:
+    drawn = drawing.scenes(images, generator)
+    table, truth = _tables(name, [Row(_png(pixels), "scene") for pixels in drawn.pictures], np.arange(images))
+    depths = np.rint(drawn.depths / GROUND * 255).astype(np.uint8)  # a depth of 1 is that of the ground
+    return _with_pictures(_with_pictures(table, "mask", drawn.masks), "depth", depths), truth
+
+
+def _copies(images: int, seed: int, generator: np.random.Generator) -> tuple[pa.Table, pa.Table]:
+    """Copies and others in turn."""
+    originals = _balanced("queries", images, seed).pictures
+    others = drawing.concepts(np.arange(images) % CONCEPTS, generator).pictures
+    edits = (*EDITS, "noise", "blur", "contrast")
+    rows, paths = list[Row](), list[str | None]()
+    for i, number in enumerate(generator.permutation(images).tolist()):
+        edit = edits[generator.integers(len(edits))] if i % 2 == 0 else None
+        pixels = originals[number] if edit else others[number]
+        if edit in EDITS:
+            image = _edited(pixels, edit, generator)
+        else:
+            image = _png(shifts.shifted(pixels[None], edit, generator)[0] if edit else pixels)
+        rows.append(Row(image, "concept", number % CONCEPTS, defect=edit))
+        paths.append(f"queries/{number:05d}.png" if edit else None)
+    table, truth = _tables("copies", rows, np.arange(images))
+    return table.append_column("copy_of", pa.array(paths, pa.string())), truth
+
+
+def _with_pictures(table: pa.Table, column: str, pictures: Pictures) -> pa.Table:
+    return table.append_column(column, pa.array([_png(pixels) for pixels in pictures], pa.binary()))
 
 
 def _balanced(name: str, images: int, seed: int) -> Concepts:

@@ -15,6 +15,18 @@ from dinov2lab.draws import Key, permutation
 _MOMENTUM = 0.9
 
 
+class Kind(NamedTuple):
+    """Which frozen features a probe reads (DINOv2, appendix B.3)."""
+
+    blocks: int = 1  # the class tokens of so many last blocks
+    average: bool = False  # and the mean of the patch tokens
+
+    def of(self, blocks: Tensor) -> Tensor:
+        """(rows, W) of (rows, L + 1, D): class tokens, the last block's before the mean of the patch tokens."""
+        tokens = blocks[:, :-1][:, -self.blocks :].flatten(1)
+        return torch.cat([tokens, blocks[:, -1]], 1) if self.average else tokens
+
+
 class Probes(NamedTuple):
     """Softmax regressions on standardised features, so that one grid of learning rates serves features of any scale."""
 

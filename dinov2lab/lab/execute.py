@@ -19,9 +19,11 @@ from dinov2lab.data.source import Roots, Source, open_source
 from dinov2lab.draws import Key
 from dinov2lab.evaluation import protocol
 from dinov2lab.lab import provenance
-from dinov2lab.lab.judging import chosen_pictures, embedding, evaluation_data, finals, references
+from dinov2lab.lab.exam import Places, chosen_pictures, evaluation_data
+from dinov2lab.lab.judging import best_looks, finals, looks, references
 from dinov2lab.lab.outcome import bury, failure
 from dinov2lab.lab.pictures import draw_views
+from dinov2lab.lab.seeing import eyes
 from dinov2lab.model.features import features
 from dinov2lab.model.vit import Backbone
 from dinov2lab.model.weights import Pretrained, digest, load_backbone
@@ -128,7 +130,9 @@ def _compute(
     train = chosen_pictures(sources[spec.data.train], manifest_folder, workspace)
     if len(train) == 0:
         raise ValueError(f"{spec.data.train}: curation has left no image to train on")
-    data = evaluation_data(spec, sources, train, workspace, roots)
+    px, places = spec.views.global_px, Places(workspace, roots)
+    unlabelled = Pictures(sources[spec.data.train], train.rows[: protocol.HEALTH_IMAGES])
+    data = evaluation_data(spec.evaluation, px, sources, unlabelled, places)
     start = _start(spec, workspace, roots, resources, stop)
     provenance.write(
         folder.provenance,
@@ -139,22 +143,21 @@ def _compute(
         digest(start.teacher) if start else None,
     )
     draw_views(spec, train, folder.pictures)
-    px = spec.views.global_px
     trained = loop.train(
         spec,
         train,
         folder,
         resources,
         device,
-        lambda net: protocol.look(embedding(net, px), data, spec.evaluation),
+        lambda teacher, student: looks(teacher, student, spec, data),
         stop,
         start,
         _frozen(spec, workspace, roots, resources, stop),
     )
     if trained is None:
         raise Stopped
-    metrics = finals(trained.backbone, spec, data)
-    metrics |= references(spec, data, device, start)
+    metrics = finals(eyes(trained.backbone, px), data, spec.evaluation)
+    metrics |= best_looks(folder.rows(), spec.evaluation) | references(spec, data, device, start)
     metrics |= {name: value for name, value in folder.rows()[-1].items() if name.startswith("loss/")}
     checkpoint.save_backbone(trained.backbone, folder.backbone)
     draw_examples(manifest_folder, sources[spec.data.train], roots)

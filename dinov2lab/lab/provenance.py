@@ -16,14 +16,20 @@ from dinov2lab.store import atomic
 PACKAGE = Path(__file__).parent.parent
 RECORDED_COMMIT = "COMMIT"  # a file of a snapshot
 MAKES_NUMBERS = ("draws.py", "collectives.py", "spec", "data", "curation", "model", "training", "evaluation")
+SEES = ("data/decode.py", "data/loader.py", "data/views.py", "model")  # makes features of images and weights
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "scipy", "xformers", "faiss-cpu", "faiss-gpu")
 
 
-@cache
 def code_id() -> str:
-    """A hash of the source that makes numbers; comments, docstrings and layout do not count."""
+    """A hash of the source that makes numbers."""
+    return code_of(MAKES_NUMBERS)
+
+
+@cache
+def code_of(names: tuple[str, ...]) -> str:
+    """A hash of the source of these modules and packages; comments, docstrings and layout do not count."""
     digest = hashlib.sha256()
-    for name in MAKES_NUMBERS:
+    for name in names:
         path = PACKAGE / name
         for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
             digest.update(f"{file.relative_to(PACKAGE)}\n{_meaning(file.read_text())}\n".encode())

@@ -99,9 +99,36 @@ class Backbone(nn.Module):
         shapes = [(tokens.shape[0], tokens.shape[1]) for tokens in embedded]
         x = torch.cat([tokens.flatten(0, 1) for tokens in embedded])  # (S, D)
         x = blocks.forward(self.vit.blocks, x, shapes, self.heads, kept, recompute)
-        x = self.vit.norm(x)
-        unpacked = [part.view(b, t, -1) for part, (b, t) in zip(split(x, shapes), shapes, strict=True)]
-        return [Tokens(tokens[:, 0], tokens[:, 1 + self.registers :]) for tokens in unpacked]
+        return [self._tokens(part, *shape) for part, shape in zip(split(x, shapes), shapes, strict=True)]
+
+    def last(self, images: Tensor, count: int) -> list[Tokens]:
+        """What the last `count` blocks give of images (B, 3, H, W), each under the final norm; all where it has fewer."""
+        embedded = self.embed(images, None)
+        b, t, _ = embedded.shape
+        first = max(0, self.depth - count)
+        x = blocks.forward(self.vit.blocks[:first], embedded.flatten(0, 1), [(b, t)], self.heads, None, "nothing")
+        found = []
+        for block in self.vit.blocks[first:]:
+            x = blocks.forward([block], x, [(b, t)], self.heads, None, "nothing")
+            found.append(self._tokens(x, b, t))
+        return found
+
+    def attention(self, images: Tensor) -> Tensor:
+        """(B, heads, N) what the class token of the last block attends to among the patches of images (B, 3, H, W)."""
+        embedded = self.embed(images, None)
+        b, t, _ = embedded.shape
+        x = blocks.forward(self.vit.blocks[:-1], embedded.flatten(0, 1), [(b, t)], self.heads, None, "nothing")
+        block = self.vit.blocks[-1]
+        q, k, _ = (
+            block.attn.qkv(block.norm1(x)).view(b, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        )  # (B, h, T, D / h)
+        weights: Tensor = (q[:, :, :1] @ k.transpose(2, 3) * q.shape[-1] ** -0.5).softmax(-1)  # (B, h, 1, T)
+        return weights[:, :, 0, 1 + self.registers :]
+
+    def _tokens(self, x: Tensor, b: int, t: int) -> Tokens:
+        """Of the packed output (B T, D) of a block."""
+        tokens = self.vit.norm(x).view(b, t, -1)
+        return Tokens(tokens[:, 0], tokens[:, 1 + self.registers :])
 
     def embed(self, images: Tensor, masks: Tensor | None) -> Tensor:
         """(B, T, D): patches, masked ones replaced before the positions are added, behind class token and registers."""

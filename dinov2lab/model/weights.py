@@ -16,6 +16,7 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from dinov2lab.model.names import from_huggingface
@@ -130,10 +131,41 @@ def read(path: Path) -> dict[str, Any]:
 class Pretrained(nn.Module):
     """A timm model as an embedder of images: its pooled features stand where the class token stands."""
 
-    def __init__(self, name: str, px: int) -> None:
-        """Raises ValueError where timm has no such model or its weights cannot be had."""
+    network: Any
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, name: str, px: int | None) -> None:
+        """`px`: of its images; without it, those that it was trained with.
+
+        Raises ValueError where timm has no such model or its weights cannot be had.
+        """
         super().__init__()
-        self.network = pretrained(name, img_size=px)
+        self.name = name
+        self.network = pretrained(name, **({} if px is None else {"img_size": px}))
+        prepared = self.network.pretrained_cfg
+        self.px = px or int(prepared["input_size"][-1])
+        ours = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+        mean, std, our_mean, our_std = (
+            torch.tensor(each).view(3, 1, 1) for each in (prepared["mean"], prepared["std"], *ours)
+        )
+        self.register_buffer("scale", our_std / std, persistent=False)  # from our colours to those it was trained with
+        self.register_buffer("shift", (our_mean - mean) / std, persistent=False)
 
     def forward(self, crops: Sequence[Tensor]) -> list[Tokens]:
-        return [Tokens(self.network(images), images.new_empty(len(images), 0, 0)) for images in crops]
+        found = (self.network(images * self.scale + self.shift) for images in crops)
+        return [Tokens(pooled, pooled.new_empty(len(pooled), 0, 0)) for pooled in found]
+
+    def last(self, images: Tensor, count: int) -> list[Tokens]:
+        """As Backbone.last. Raises ValueError where the network has no class token among patch tokens."""
+        if not getattr(self.network, "has_class_token", False):
+            raise ValueError(f"timm model {self.name!r} has no class token and patch tokens, its pooled features alone")
+        found = self.network.forward_intermediates(
+            images * self.scale + self.shift,
+            indices=min(count, len(self.network.blocks)),
+            norm=True,
+            output_fmt="NLC",
+            return_prefix_tokens=True,
+            intermediates_only=True,
+        )
+        return [Tokens(prefix[:, 0], patches) for patches, prefix in found]

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from dinov2lab.spec.curation import HOLDING_RECIPES, CurationSpec
+from dinov2lab.spec.evaluation import EvaluationSpec
 from dinov2lab.spec.model import ModelSpec, RunWeights
 from dinov2lab.spec.section import Count, Fraction, NotNegative, Positive, Section, Steps, later
 
@@ -137,43 +138,6 @@ class OptimSpec(Section):
         return self
 
 
-class Knn(Section):
-    """Weighted kNN on frozen features (Wu et al. 2018; DINOv2's protocol)."""
-
-    k: Annotated[tuple[Count, ...], Field(min_length=1)] = (10, 20, 100, 200)
-    temperature: Positive = 0.07
-
-
-class Linear(Section):
-    """Linear probes on frozen features, one for each learning rate, trained at once; the best on val is tested."""
-
-    lrs: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.01, 0.03, 0.1, 0.3, 1.0)
-    epochs: Count = 100
-    batch: Count = 256
-
-
-class Segmentation(Section):
-    """Linear segmentation on frozen patch tokens of masked memory and test; the best learning rate on val is tested."""
-
-    lrs: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.003, 0.01, 0.03, 0.1)
-    epochs: Count = 10
-    batch: Count = 256  # patches
-    images: Count = 1000  # at most, of memory and of test: patches of many images fill a memory
-
-
-class EvaluationSpec(Section):
-    """Labelled images. `val` is carved out of `memory`; `test` is used once, when the run has ended."""
-
-    memory: str | None = "toyweb:queries"
-    test: str | None = "toyweb:test"
-    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    every: Count = 100000  # images between two kNN looks at val during training
-    knn: Knn = Knn()
-    linear: Linear | None = Linear()
-    segmentation: Segmentation | None = later(absent=None)
-    retrieval: bool = later(absent=False)  # mean average precision of memory, ranked for each image of test
-
-
 class RunSpec(Section):
     data: DataSpec = DataSpec()
     curation: CurationSpec | None = None
@@ -201,9 +165,8 @@ class RunSpec(Section):
     def sources(self) -> tuple[str, ...]:
         """The URIs of the images that the run reads, each once; those of its embedders are theirs."""
         curation = self.curation or CurationSpec()
-        uris = [self.data.train, self.evaluation.memory, self.evaluation.test]
-        uris += curation.sources()
-        return tuple(dict.fromkeys(uri for uri in uris if uri is not None))
+        uris = [self.data.train, *self.evaluation.sources(), *curation.sources()]
+        return tuple(dict.fromkeys(uris))
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -29,7 +29,7 @@ from dinov2lab.training.schedules import values_at
 from dinov2lab.training.start import Start
 from dinov2lab.training.step import Batch, Diverged, State, train_step
 
-Probe = Callable[[Backbone], dict[str, float]]
+Probe = Callable[[Backbone, Backbone], dict[str, float]]  # of teacher and student
 
 ROWS = 250  # of metrics.jsonl that a run writes, about
 
@@ -105,7 +105,7 @@ def train(
             if state.step > log.last_step and (
                 last or seen // spec.evaluation.every > step * batch // spec.evaluation.every
             ):
-                row |= probe(teacher_backbone(state))
+                row |= probe(teacher_backbone(state), student_backbone(state))
                 pace.restart()
             row |= watch.see(logged)
             if row and state.step > log.last_step:
@@ -136,6 +136,12 @@ def make_batch(step: int, pictures: Pictures, order: Order, spec: RunSpec, key: 
 
 def teacher_backbone(state: State) -> Backbone:
     backbone = state.teacher["backbone"]
+    assert isinstance(backbone, Backbone)
+    return backbone
+
+
+def student_backbone(state: State) -> Backbone:
+    backbone = state.student["backbone"]
     assert isinstance(backbone, Backbone)
     return backbone
 

@@ -151,3 +151,60 @@ def test_masks_show_where_the_concept_is_and_which(cache: Path) -> None:
 
 def test_the_pool_has_no_masks(cache: Path) -> None:
     assert "mask" not in rows(POOL, cache)[0]
+
+
+def grey(cell: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(cell)))
+
+
+def test_scenes_know_their_depths_and_what_is_nearer_is_in_front_and_larger(cache: Path) -> None:
+    scenes = rows("scenes?images=64", cache)
+    depths = np.stack([grey(row["depth"]) for row in scenes])
+    masks = np.stack([grey(row["mask"]) for row in scenes])
+    assert depths.min() >= np.floor(drawing.NEAREST / drawing.GROUND * 255)
+    assert (depths[masks == 0] == 255).all()
+    assert (depths[masks > 0] < 255).all()
+    assert len(np.unique(masks)) == 1 + drawing.CONCEPTS
+    pixels, near = [], []
+    for row in depths:
+        for depth in np.unique(row[row < 255]):
+            pixels.append((row == depth).sum())
+            near.append(depth < 128)
+    assert np.mean(np.array(pixels)[near]) > 1.5 * np.mean(np.array(pixels)[~np.array(near)])
+    other = rows("scenes_test?images=64", cache)
+    assert not {row["image"] for row in scenes} & {row["image"] for row in other}
+
+
+@pytest.mark.parametrize("shift", ["noise", "blur", "contrast", "grey", "pixelate", "turn"])
+def test_a_shifted_part_is_the_same_images_after_something_happened_to_them(shift: str, cache: Path) -> None:
+    plain, other = rows("test?images=32", cache), rows(f"test?images=32&shift={shift}", cache)
+    assert [row["label"] for row in plain] == [row["label"] for row in other]
+    alike = []
+    for one, two in zip(plain, other, strict=True):
+        a, b = (decode(row["image"]).astype(float) for row in (one, two))
+        assert 1 < abs(a - b).mean() < 120
+        alike.append(np.corrcoef(a.ravel(), b.ravel())[0, 1])
+    assert np.mean(alike) > 0.3
+
+
+def test_copies_are_of_queries_and_as_many_are_none(cache: Path) -> None:
+    copies = rows("copies?images=64", cache)
+    originals = {row["path"]: decode(row["image"]).astype(float) for row in rows("queries?images=64", cache)}
+    known = [row for row in copies if row["copy_of"]]
+    assert len(known) == 32
+    nearest = []
+    for row in known:
+        mine = decode(row["image"]).astype(float)
+        mine = mine[:, ::-1] if row["defect"] == "mirror" else mine
+        nearest.append(max(originals, key=lambda path: np.corrcoef(originals[path].ravel(), mine.ravel())[0, 1]))
+    assert nearest == [row["copy_of"] for row in known]
+    assert {row["defect"] for row in copies if not row["copy_of"]} == {None}
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [("test?shift=snow", "no such shift; there are noise"), ("pool?shift=noise", "unknown option 'shift'")],
+)
+def test_a_shift_that_is_not_there_is_named(part: str, words: str, cache: Path) -> None:
+    with pytest.raises(ValueError, match=words):
+        materialise(part, cache)

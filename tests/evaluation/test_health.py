@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dinov2lab.evaluation.health import feature_std, rankme
+from dinov2lab.evaluation.health import alignment, feature_std, rankme, uniformity
 
 
 def with_spectrum(values: list[float], rows: int = 64) -> torch.Tensor:
@@ -45,3 +45,26 @@ def test_feature_std_is_one_when_spread_out_and_zero_when_collapsed():
 def test_dead_features_are_numbers_too():
     assert feature_std(torch.zeros(10, 4)) == 0
     assert math.isfinite(rankme(torch.zeros(10, 4)))
+
+
+def test_uniformity_and_alignment_are_those_counted_pair_by_pair() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows, labels = torch.randn(24, 5, generator=generator), torch.arange(24) % 3
+    unit = (rows / rows.norm(dim=1, keepdim=True)).double()
+    pairs = [(a, b) for a in range(24) for b in range(a)]
+    distance = {(a, b): float((unit[a] - unit[b]).square().sum()) for a, b in pairs}
+    potential = sum(math.exp(-2 * each) for each in distance.values()) / len(pairs)
+    assert uniformity(rows) == pytest.approx(math.log(potential))
+    same = [each for (a, b), each in distance.items() if labels[a] == labels[b]]
+    assert alignment(rows, labels) == pytest.approx(sum(same) / len(same))
+
+
+def test_what_has_collapsed_is_not_uniform_and_is_aligned_and_noise_is_neither() -> None:
+    labels = torch.arange(64) % 4
+    collapsed = torch.ones(64, 8)
+    assert uniformity(collapsed) == pytest.approx(0)
+    assert alignment(collapsed, labels) == pytest.approx(0)
+    noise = torch.randn(64, 128, generator=torch.Generator().manual_seed(0))
+    assert uniformity(noise) < -3.5
+    assert alignment(noise, labels) == pytest.approx(2, abs=0.1)
+    assert alignment(noise, torch.arange(64)) is None

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from dinov2lab.evaluation.knn import knn_accuracies
+from dinov2lab.evaluation.knn import few_shot_accuracies, knn_accuracies, some_of_each
 
 T = 0.07
 
@@ -66,3 +66,42 @@ def test_a_tiny_temperature_is_the_nearest_neighbour_and_does_not_overflow():
 def test_a_class_that_only_the_queries_have_is_never_found():
     memory, labels = blobs(20, 1, classes=2)
     assert knn_accuracies(memory, labels, memory, torch.full((20,), 5), [3], T) == {3: 0.0}
+
+
+# few-shot
+
+
+def test_a_few_of_each_class_are_drawn_once_each_and_others_by_another_try() -> None:
+    labels = torch.tensor([0] * 20 + [1] * 3 + [2] * 20)
+    rows = [some_of_each(labels, 5, attempt) for attempt in range(4)]
+    for each in rows:
+        assert torch.bincount(labels[each]).tolist() == [5, 3, 5]  # a class that has fewer gives all
+        assert len(each.unique()) == len(each)
+    assert len({tuple(each.tolist()) for each in rows}) == 4
+
+
+def test_few_shot_accuracy_is_the_mean_over_tries_of_a_memory_that_was_drawn() -> None:
+    (memory, labels), (queries, truth) = blobs(120, 0), blobs(80, 1)
+    found = few_shot_accuracies(memory, labels, queries, truth, shots=(2, 10), tries=3, ks=(1, 5), temperature=T)
+    for shot in (2, 10):
+        for k in (1, 5):
+            each = []
+            for attempt in range(3):
+                rows = some_of_each(labels, shot, attempt)
+                few = KNeighborsClassifier(
+                    n_neighbors=min(k, len(rows)), metric="cosine", weights=lambda d: np.exp(-d / T)
+                ).fit(memory[rows].double().numpy(), labels[rows].numpy())
+                each.append(few.score(queries.double().numpy(), truth.numpy()))
+            assert found[shot][k] == pytest.approx(np.mean(each), abs=1e-6)
+    assert found[10][5] > found[2][5]
+
+
+def test_accuracy_is_that_of_lightly() -> None:
+    from lightly.utils.benchmarking import knn_predict
+
+    (memory, labels), (queries, truth) = blobs(150, 0), blobs(100, 1)
+    unit = torch.nn.functional.normalize
+    for k in (1, 10, 50):
+        theirs = knn_predict(unit(queries, dim=1), unit(memory, dim=1).T, labels, 4, k, T)[:, 0]
+        ours = knn_accuracies(memory, labels, queries, truth, [k], T)[k]
+        assert ours == pytest.approx(float((theirs == truth).float().mean()), abs=1e-6)

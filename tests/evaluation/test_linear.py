@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from dinov2lab.draws import Key, permutation
-from dinov2lab.evaluation.linear import linear_accuracies, train_probes
+from dinov2lab.evaluation.linear import Kind, linear_accuracies, train_probes
 
 
 def blobs(count: int, seed: int, spread: float) -> tuple[Tensor, Tensor]:
@@ -83,3 +83,11 @@ def test_the_result_depends_on_nothing_but_its_arguments():
         torch.manual_seed(seed)
         results.append(linear_accuracies(memory, labels, queries, truth, lrs=(0.1, 0.3), epochs=3, batch=32))
     assert results[0] == results[1]
+
+
+def test_a_kind_of_features_is_the_last_class_tokens_and_where_asked_for_the_mean_patch() -> None:
+    blocks = torch.arange(2 * 5 * 3.0).view(2, 5, 3)  # class tokens of four blocks, then the mean
+    assert Kind(1, False).of(blocks)[0].tolist() == [9, 10, 11]
+    assert Kind(1, True).of(blocks)[0].tolist() == [9, 10, 11, 12, 13, 14]
+    assert Kind(4, False).of(blocks)[0].tolist() == list(range(12))
+    assert Kind(4, True).of(blocks)[1].tolist() == list(range(15, 30))

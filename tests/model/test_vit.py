@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dinov2lab.model.blocks import Kept
-from dinov2lab.model.features import features
+from dinov2lab.model.features import attention, block_features, features, patch_features
 from dinov2lab.model.vit import Backbone, Tokens, positions_at
 from dinov2lab.spec.model import LinearInit, ModelSpec
 from dinov2lab.spec.resources import Recompute
@@ -278,3 +278,37 @@ def test_features_are_class_tokens_without_gradient_whatever_the_batches():
     found = features(net, [crops[:2], crops[2:]])
     torch.testing.assert_close(found, net([crops])[0].cls.detach(), rtol=1e-4, atol=1e-5)
     assert not found.requires_grad
+
+
+@pytest.mark.parametrize("model", KINDS)
+def test_the_last_blocks_are_those_of_timm(model):
+    net, pictures = lively(model=model), images(3)
+    theirs = net.vit.forward_intermediates(
+        pictures, indices=3, norm=True, output_fmt="NLC", return_prefix_tokens=True, intermediates_only=True
+    )
+    for ours, (patches, prefix) in zip(net.last(pictures, 3), theirs, strict=True):
+        close(ours, Tokens(prefix[:, 0], patches))
+    close(net.last(pictures, 1)[0], net([pictures])[0])
+    assert len(net.last(pictures, 99)) == net.depth
+
+
+@torch.no_grad()
+def test_features_of_blocks_end_with_the_class_token_and_the_mean_patch():
+    net, pictures = lively(), images(3)
+    blocks = block_features(net, [pictures[:2], pictures[2:]])
+    torch.testing.assert_close(blocks[:, -2], features(net, [pictures]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(blocks[:, -1], patch_features(net, [pictures]).mean(1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", KINDS)
+@torch.no_grad()
+def test_attention_is_that_which_timm_computes_in_its_last_block(model):
+    net, pictures, seen = lively(model=model), images(3), []
+    inner = net.vit.blocks[-1].attn
+    inner.fused_attn = False  # timm then computes the weights apart, and drops some of them: none here
+    handle = inner.attn_drop.register_forward_hook(lambda _, given, __: seen.append(given[0]))
+    net.vit.forward_features(pictures)
+    handle.remove()
+    ours = attention(net, [pictures])
+    torch.testing.assert_close(ours, seen[0][:, :, 0, 1 + net.registers :], rtol=1e-4, atol=1e-6)
+    assert ours.shape == (3, net.heads, 16)

@@ -170,6 +170,8 @@ def trees(annotation: Any, metadata: tuple[Any, ...] = ()) -> st.SearchStrategy[
         return st.fixed_dictionaries({"seed": st.integers(0, 9)})
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return sections(annotation)
+    if patterns := [each.pattern for each in metadata if getattr(each, "pattern", None)]:
+        return st.from_regex(patterns[0].replace("\\w", "a-z"), fullmatch=True).filter(lambda name: len(name) < 40)
     return {
         str: st.text(st.characters(codec="utf-8", exclude_characters="\x85")),
         bool: st.booleans(),
@@ -202,6 +204,8 @@ def fitted(tree: dict[str, Any]) -> dict[str, Any]:
     views, optim = tree.setdefault("views", {}), tree.setdefault("optim", {})
     views |= {"global_px": patch * 4, "local_px": patch * 2}
     optim |= {"batch": group * 2, "warmup_steps": min(optim.get("warmup_steps", 0), optim.get("steps", 1))}
+    for place, shift in enumerate(tree.get("evaluation", {}).get("shifted", [])):
+        shift["name"] += str(place)
     fit_stages((tree.get("curation") or {}).get("stages", []))
     if distill := (objective := tree.get("objective", {})).get("distill"):
         heads = {name: objective[name] for name in ("dino", "ibot") if name in objective}

@@ -117,7 +117,7 @@ def test_a_run_that_blows_up_writes_down_its_images_and_keeps_its_last_checkpoin
     monkeypatch.setattr("dinov2lab.training.loop.train_step", blown)
     shown, folder = pictures(), RunFolder(tmp_path)
     with pytest.raises(Diverged):
-        train(SPEC, shown, folder, Resources(checkpoint_seconds=1e-9), torch.device("cpu"), lambda net: {})
+        train(SPEC, shown, folder, Resources(checkpoint_seconds=1e-9), torch.device("cpu"), lambda teacher, student: {})
     told = json.loads(folder.diverged.read_text())
     assert (told["step"], told["reason"]) == (5, "the loss is nan at step 5")
     assert len(told["samples"]) == SPEC.optim.batch
@@ -151,6 +151,8 @@ PLANTED = {
 @pytest.mark.parametrize("planted", PLANTED)
 def test_runs_without_one_of_the_two_safeguards_collapse_and_are_told_apart(planted: str, tmp_path: Path) -> None:
     spec = with_(SMALL, {f"objective.teacher.{name}": value for name, value in PLANTED[planted].items()})
-    trained = train(spec, pictures(), RunFolder(tmp_path), Resources(), torch.device("cpu"), lambda net: {})
+    trained = train(
+        spec, pictures(), RunFolder(tmp_path), Resources(), torch.device("cpu"), lambda teacher, student: {}
+    )
     assert trained is not None
     assert trained.verdict == f"collapsed ({planted}) at step 310"

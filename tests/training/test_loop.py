@@ -31,15 +31,15 @@ class Killed(Exception):
     """What a kill is to a test: nothing after it runs."""
 
 
-def probe(backbone: Backbone) -> dict[str, float]:
-    return {"health/probe": float(sum(parameter.double().sum() for parameter in backbone.parameters()))}
+def probe(teacher: Backbone, student: Backbone) -> dict[str, float]:
+    return {"health/probe": float(sum(parameter.double().sum() for parameter in teacher.parameters()))}
 
 
 def run(
     folder: Path,
     spec: RunSpec = EMA,
     resources: Resources = SELDOM,
-    look: Callable[[Backbone], dict[str, float]] = probe,
+    look: Callable[[Backbone, Backbone], dict[str, float]] = probe,
     stop: Callable[[], bool] = lambda: False,
 ) -> Trained | None:
     folder.mkdir(exist_ok=True)
@@ -124,10 +124,10 @@ def test_a_killed_run_goes_on_and_writes_no_row_twice(
     """Killed in its second look or later, after rows of metrics and perhaps checkpoints; then half a row more."""
     looks = iter(range(kill + 1))
 
-    def last(backbone: Backbone) -> dict[str, float]:
+    def last(teacher: Backbone, student: Backbone) -> dict[str, float]:
         if next(looks) == kill:
             raise Killed
-        return probe(backbone)
+        return probe(teacher, student)
 
     with pytest.raises(Killed):
         run(tmp_path / "run", resources=resources, look=last)
