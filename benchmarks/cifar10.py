@@ -104,7 +104,7 @@ class Losses(nn.Module):
 
 def theirs(spec: RunSpec, workspace: Workspace, roots: Roots, resources: Resources) -> None:
     sources = {uri: open_source(uri, roots) for uri in spec.sources()}
-    train = chosen_pictures(sources[spec.data.train], curated(spec, workspace, roots, resources))
+    train = chosen_pictures(sources[spec.data.train], curated(spec, workspace, roots, resources), workspace)
     data = evaluation_data(spec, sources, train, workspace, roots)
     torch.manual_seed(spec.seed)
     model, losses = Example(spec), Losses(spec.objective.dino.head.prototypes)
