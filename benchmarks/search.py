@@ -22,7 +22,7 @@ import optuna
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import synthetic
 
-from dinov2lab.lab.search import Desk
+from dinov2lab.lab.desk import Desk
 from dinov2lab.spec.points import spec_at
 from dinov2lab.spec.search import SearchSpec
 from dinov2lab.store.trials import best_trials, read_trials

@@ -72,6 +72,7 @@ def run_search(
         storage=storage,
         on_change=follow,
         on_earlier=_tell_earlier,
+        on_trouble=lambda said: note(f"{said}; runs go on, and the search as soon as its storage answers"),
     )
     if late := publish():
         note(f"MLflow is behind, `dinov2lab sync` completes it: {late}")

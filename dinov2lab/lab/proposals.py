@@ -6,14 +6,18 @@ that was killed draws what it would have drawn.
 
 import hashlib
 import json
+import logging
 import os
+import uuid
 import warnings
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
+from sqlalchemy.exc import SQLAlchemyError
 
 from dinov2lab.spec.points import active
 from dinov2lab.spec.search import Dimension, SearchSpec, search_id
@@ -74,12 +78,12 @@ def open_study(search: SearchSpec, folder: Path, url: str | None) -> optuna.Stud
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    _refuse_other_storage(folder, url)
+    note, where = folder / "storage", public(url) if url else "journal"
+    name = _name_there(search, note, where)
     try:
-        storage = optuna.storages.RDBStorage(url) if url else journal(folder)
         study = optuna.create_study(
-            storage=storage,
-            study_name=search.name,
+            storage=_database(url) if url else journal(folder),
+            study_name=name,
             directions=list(search.metrics.values()),
             load_if_exists=True,
             pruner=_pruner(search),
@@ -89,13 +93,31 @@ def open_study(search: SearchSpec, folder: Path, url: str | None) -> optuna.Stud
             study.set_user_attr(IDENTITY, found := search_id(search))
             study.set_metric_names(list(search.metrics))
     except Exception as error:  # whatever a database, its driver or a damaged journal raises
-        raise StorageError(f"the storage of search {search.name}: {_line(error, url)}") from error
+        raise _trouble(search, error, url) from error
     if found != search_id(search):
         raise StorageError(
             f"the storage of search {search.name} ({public(url) if url else folder}) holds another search by that name: "
             "what was searched has changed since; rename this one, or remove that folder"
         )
+    if not note.exists():  # only now: what could not be opened binds nobody
+        atomic.write_text(note, f"{where}\n" if name == search.name else f"{where}\n{name}\n")
     return study
+
+
+def _name_there(search: SearchSpec, note: Path, where: str) -> str:
+    """What the search is called in its storage, in which it stays. A database may have searches of other workspaces."""
+    if not note.exists():
+        return search.name if where == "journal" else f"{search.name}.{uuid.uuid4().hex[:6]}"
+    known, *own = note.read_text().split()
+    if known != where:
+        raise StorageError(f"search {search.name} lives in another storage ({known}), not in {where}: see --storage")
+    return own[0] if own else search.name
+
+
+def _database(url: str) -> optuna.storages.RDBStorage:
+    """A connection that has died since, as when the server was started anew, is replaced before it is used."""
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)  # it would tell of each dead one with a traceback
+    return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
 
 
 def journal(folder: Path) -> JournalStorage:
@@ -109,26 +131,34 @@ def journal(folder: Path) -> JournalStorage:
     return JournalStorage(Journal(file, lock))
 
 
-def _refuse_other_storage(folder: Path, url: str | None) -> None:
-    """A search lives in one storage: which one, its folder remembers."""
-    note, asked = folder / "storage", public(url) if url else "journal"
-    if not note.exists():
-        atomic.write_text(note, asked + "\n")
-    if (known := note.read_text().strip()) != asked:
-        raise StorageError(f"search {folder.name} lives in another storage ({known}), not in {asked}: see --storage")
-
-
 def public(url: str) -> str:
     """Without the user and the password."""
     scheme, _, rest = url.partition("://")
     return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
+@contextmanager
+def using(search: SearchSpec, url: str | None) -> Iterator[None]:
+    """Inside, what a database says when it is away or refuses is a StorageError."""
+    try:
+        yield
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        raise _trouble(search, error, url) from error
+
+
+def _trouble(search: SearchSpec, error: Exception, url: str | None) -> StorageError:
+    return StorageError(f"the storage of search {search.name}: {_line(error, url)}")
+
+
 def _line(error: Exception, url: str | None) -> str:
     root: BaseException = error
     while root.__cause__:
         root = root.__cause__
-    line = (str(root).strip().splitlines() or [type(root).__name__])[0]
+    if isinstance(root, ModuleNotFoundError):
+        return f"{public(url or '')} needs {root.name}, which is not installed here"
+    said = root.args[0] if root.args else ""
+    text = str(said["M"] if isinstance(said, dict) and "M" in said else root)  # pg8000: PostgreSQL's fields by letter
+    line = (text.strip().splitlines() or [type(root).__name__])[0]
     return line.replace(url, public(url)) if url else line
 
 

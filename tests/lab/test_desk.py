@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from synthetic import Bench
 
 from dinov2lab.lab import proposals
+from dinov2lab.lab.desk import Desk
 from dinov2lab.lab.proposals import StorageError, grid_points
 from dinov2lab.lab.rungs import bracket, promotable, stops_at
-from dinov2lab.lab.search import Desk
 from dinov2lab.spec.points import runs_at
 from dinov2lab.spec.run import RunSpec
 from dinov2lab.spec.search import SearchSpec

@@ -7,7 +7,7 @@ import pytest
 import synthetic
 from synthetic import Bench
 
-from dinov2lab.lab.search import Desk
+from dinov2lab.lab.desk import Desk
 from dinov2lab.spec.points import base_point, confirmation, point_of, runs_at, spec_at
 from dinov2lab.spec.study import Arm, Decide, Study, expand
 from dinov2lab.store import atomic, studies

@@ -6,7 +6,7 @@ from typing import Any
 import synthetic
 from mlflow import MlflowClient
 
-from dinov2lab.lab.search import Desk
+from dinov2lab.lab.desk import Desk
 from dinov2lab.lab.search_mirror import stored, sync
 from dinov2lab.store import atomic
 from dinov2lab.store.trials import read_trials

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import synthetic
 
-from dinov2lab.lab.search import Desk
+from dinov2lab.lab.desk import Desk
 from dinov2lab.report.search import write_search_report
 from dinov2lab.spec.identity import run_id
 from dinov2lab.spec.load import load_recipe
