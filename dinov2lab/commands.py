@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from dinov2lab.lab.devices import free_gpus
 from dinov2lab.lab.plan import is_finished, plan
 from dinov2lab.lab.standing import standings
+from dinov2lab.progress import watching
 from dinov2lab.publisher import Publisher
 from dinov2lab.spec.cost import images_of_run
 from dinov2lab.spec.document import did_you_mean
@@ -26,7 +27,7 @@ from dinov2lab.store.folders import Workspace
 from dinov2lab.store.result import RunFolder, RunResult
 from dinov2lab.store.state import Standing
 from dinov2lab.store.trials import read_trials
-from dinov2lab.terminal import note, watching
+from dinov2lab.terminal import note
 
 if TYPE_CHECKING:
     from dinov2lab.data.source import Roots

@@ -15,6 +15,7 @@ ROWS = (
     ("searching",),
     ("commands",),
     ("publisher",),
+    ("progress",),
     ("terminal",),
     ("lab", "report"),
     ("curation", "training", "evaluation", "export"),
@@ -34,7 +35,7 @@ HOMES = {
     "transformers": ("export/",),
     "onnxruntime": ("export/",),
     "torch.distributed": ("collectives.py", "training/distributed.py"),
-    "rich": ("terminal.py",),
+    "rich": ("terminal.py", "progress.py"),
     "typer": ("cli.py", "options.py"),
     "ruamel": ("spec/document.py",),
 }

@@ -16,13 +16,13 @@ from tiny import interruptible
 
 from dinov2lab.cli import main
 from dinov2lab.data.source import Roots, open_source
+from dinov2lab.progress import watching
 from dinov2lab.spec.identity import run_id
 from dinov2lab.spec.load import load_recipe, load_study
 from dinov2lab.spec.study import Cell, Study, expand
 from dinov2lab.store import atomic
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.studies import as_stored
-from dinov2lab.terminal import watching
 
 RECIPE = """\
 description: |
