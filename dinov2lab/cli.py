@@ -216,16 +216,25 @@ def curate(
     data_root: options.DataRoot = HERE,
     device: options.Device = "auto",
     search: options.Searching = "auto",
+    append: options.Append = False,
+    shards: options.Shards = 1,
+    shard: options.Shard = None,
     as_json: options.Json = False,
 ) -> None:
     """Curate a recipe's training images and train nothing: which are kept, and why the others fell."""
-    from dinov2lab import commands, terminal
+    from dinov2lab import commands, curating, terminal
     from dinov2lab.data.source import Roots
     from dinov2lab.store.folders import Workspace
 
     spec, place = commands.find_recipe(recipe, sets or ()), Workspace(workspace)
+    curating.check(append, shard, shards)
     resources = commands.resources_for(1, device)[1].model_copy(update={"search": search})
-    folder, page = commands.curate(spec, place, Roots(data_root, place.cache), resources)
+    roots = Roots(data_root, place.cache)
+    if shard is not None:
+        for line in curating.curate_part(spec, place, roots, resources, shard, shards):
+            terminal.note(line)
+        return
+    folder, page = curating.curate(spec, place, roots, resources, shards=shards, append=append)
     terminal.show_funnel(folder.funnel(), folder.path, as_json)
     if not as_json:
         typer.echo(f"page      {page}")
@@ -240,10 +249,10 @@ def why(
     workspace: options.Place = LAB,
 ) -> None:
     """Say whether a curation kept an image, and what decided."""
-    from dinov2lab import commands
+    from dinov2lab import curating
     from dinov2lab.store.folders import Workspace
 
-    for line in commands.why(path, manifest, Workspace(workspace)):
+    for line in curating.why(path, manifest, Workspace(workspace)):
         typer.echo(line)
 
 

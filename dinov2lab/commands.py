@@ -31,7 +31,6 @@ from dinov2lab.terminal import note
 
 if TYPE_CHECKING:
     from dinov2lab.data.source import Roots
-    from dinov2lab.store.manifest import ManifestFolder
 
 MIRROR_SECONDS = 60.0  # between two looks of MLflow at runs that go on
 
@@ -257,26 +256,3 @@ def _name_stale(cells: Sequence[Cell], workspace: Workspace, roots: "Roots") -> 
     outcomes = [workspace.run(cell.run).outcome() for cell in cells]
     for uri in stale_sources([outcome for outcome in outcomes if outcome], roots):
         note(f"stale: {uri} has changed since these runs read it; --rerun computes them again")
-
-
-def curate(spec: RunSpec, workspace: Workspace, roots: "Roots", resources: Resources) -> "tuple[ManifestFolder, Path]":
-    """The manifest of a recipe's training images, and the page on it; shows how far it is, and its embedders' training."""
-    from dinov2lab.data.source import open_source
-    from dinov2lab.lab.execute import curated, draw_examples
-    from dinov2lab.report.curation_page import write_page
-
-    recipes = spec.curation.recipes() if spec.curation else ()
-    cells = [Cell("embedder", recipe.seed, run_id(recipe), recipe) for recipe in recipes]
-    with watching(cells, workspace, ()) as view:
-        folder = curated(spec, workspace, roots, resources, tell=view.step)
-    draw_examples(folder, open_source(spec.data.train, roots), roots)
-    page = folder.path / "index.html"
-    write_page(folder, page, f"What was kept of {spec.data.train}")
-    return folder, page
-
-
-def why(path: str, manifest: str | None, workspace: Workspace) -> list[str]:
-    """What became of one image of a manifest, in words."""
-    from dinov2lab.curation.why import find_manifest, why
-
-    return why(find_manifest(workspace.cache / "manifests", manifest), path)

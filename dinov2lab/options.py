@@ -25,6 +25,13 @@ Searching = Annotated[
     Literal["auto", "exact", "ivf", "faiss_flat", "faiss_ivf", "faiss_ivfpq"],
     typer.Option("--search", help="The index that near images are looked for with; its recall is in the manifest."),
 ]
+Append = Annotated[
+    bool, typer.Option("--append", help="Images were added since the last time: do nothing of the old ones again.")
+]
+Shards = Annotated[int, typer.Option("--shards", min=1, help="In how many parts single images are worked on.")]
+Shard = Annotated[
+    int | None, typer.Option("--shard", help="Do this part alone, from 0, as far as it goes; then again, as it says.")
+]
 MicroBatches = Annotated[
     int, typer.Option("--micro-batches", min=1, help="Parts of a batch, one after the other: less memory.")
 ]

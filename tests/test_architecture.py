@@ -12,7 +12,7 @@ ROWS = (
     ("cli",),
     ("options",),
     ("cluster",),
-    ("searching",),
+    ("searching", "curating"),
     ("commands",),
     ("publisher",),
     ("progress",),

@@ -12,7 +12,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from dinov2lab.curation.vectors import Vectors, blocks
+from dinov2lab.curation.shards import Cut
+from dinov2lab.curation.vectors import Stacked, Vectors, blocks
 from dinov2lab.spec.identity import content_id
 from dinov2lab.store import atomic
 
@@ -25,13 +26,20 @@ def rows_file(
     count: int,
     compute: Callable[[int, int], NDArray[Any]],
     tell: Callable[[int], None] = lambda done: None,
-) -> NDArray[Any]:
+    cut: Cut = Cut(),  # noqa: B008
+) -> Vectors:
     """An array of `count` rows named by what it was computed from, memory-mapped.
 
     `compute` gives the rows from one place to another; they are written as they come, and a writer that was killed goes on
-    after the last whole block. `tell` hears how many there are.
+    after the last whole block. `tell` hears how many there are. With a `cut`, each part is a file until the process that
+    does all of them puts them together.
     """
-    file = cache / f"{content_id(identity)}.npy"
+    file = rows_path(cache, identity)
+    if not file.exists() and cut.parts > 1:
+        pieces = _pieces(cache, identity, count, compute, tell, cut)
+        if cut.mine is not None:
+            return pieces
+        compute = lambda start, stop: pieces[start:stop]  # noqa: E731
     if not file.exists():
         with atomic.locked(file.with_name(f"{file.name}.lock")):
             if not file.exists():
@@ -40,6 +48,31 @@ def rows_file(
                 part.replace(file)
     loaded: NDArray[Any] = np.load(file, mmap_mode="r")
     return loaded
+
+
+def rows_path(cache: Path, identity: Any) -> Path:
+    return cache / f"{content_id(identity)}.npy"
+
+
+def _pieces(
+    cache: Path,
+    identity: Any,
+    count: int,
+    compute: Callable[[int, int], NDArray[Any]],
+    tell: Callable[[int], None],
+    cut: Cut,
+) -> Stacked:
+    """In whole blocks, so that an embedder sees the same images together as in one pass."""
+
+    def name(part: range) -> list[Any]:
+        return [identity, "rows", part.start, part.stop]
+
+    def piece(part: range) -> Vectors:
+        shifted = lambda start, stop: compute(part.start + start, part.start + stop)  # noqa: E731
+        return rows_file(cache, name(part), len(part), shifted, lambda done: tell(part.start + done))
+
+    there = cut.do("vectors", cut.ranges(count, ROWS), lambda part: rows_path(cache, name(part)).exists(), piece)
+    return Stacked([piece(part) for part in there])
 
 
 def _fill(part: Path, count: int, compute: Callable[[int, int], NDArray[Any]], tell: Callable[[int], None]) -> None:

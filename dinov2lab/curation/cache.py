@@ -1,5 +1,6 @@
 """The stages on disk: each a folder named by all that decides its rows, computed once by whoever asks first."""
 
+import functools
 import hashlib
 import inspect
 import json
@@ -38,10 +39,15 @@ class Result:
     search: dict[str, float | int | str] = field(default_factory=dict)  # of an index that is not exact: its recall
 
 
+@functools.cache
 def code_id() -> str:
     """A hash of the source that decides which rows a stage keeps: other code has other folders."""
     files = [*sorted(Path(__file__).parent.glob("*.py")), Path(inspect.getfile(decode))]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def stage_key(parent: ManifestFolder | None, stage: str, parameters: dict[str, Any]) -> str:
+    return content_id([parent.path.name if parent else None, stage, parameters, code_id()])
 
 
 def stage_folder(
@@ -52,10 +58,9 @@ def stage_folder(
     compute: Callable[[], Result],
 ) -> ManifestFolder:
     """The folder of a stage with these parameters on top of `parent`, computed where it is missing."""
-    key = content_id([parent.path.name if parent else None, stage, parameters, code_id()])
-    folder = ManifestFolder(cache / key)
+    folder = ManifestFolder(cache / stage_key(parent, stage, parameters))
     if not folder.path.exists():
-        with atomic.locked(cache / f"{key}.lock"):
+        with atomic.locked(cache / f"{folder.path.name}.lock"):
             if not folder.path.exists():  # another process may have been first
                 result = compute()
                 atomic.write_folder(folder.path, lambda path: _write(path, parent, stage, parameters, result))

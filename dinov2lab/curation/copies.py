@@ -15,23 +15,30 @@ MOST = 20  # candidates of each image
 def found(vectors: Vectors, queries: Vectors, threshold: float, mirrored: bool = True) -> Hits:
     """The pairs of `queries` and `vectors`, (N, PX, PX, 3) pictures, whose score is at least `threshold`.
 
-    Either of two may show a part of the other. Where `vectors` are `queries`, an image finds itself too.
+    Either of two may show a part of the other.
     """
     if not len(vectors) or not len(queries):
         return Hits(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), 0, None)
     pool, asked = np.asarray(vectors[:]), np.asarray(queries[:])
     inward = candidates(asked, pool, MOST + 1, FLOOR, mirrored)
-    query, image, score = inward.whole, inward.image, compared(asked, pool, inward)
-    if queries is vectors:
-        query, image, score = np.concatenate([query, image]), np.concatenate([image, query]), np.tile(score, 2)
-    else:
-        outward = candidates(pool, asked, MOST // 2, FLOOR, mirrored)  # there are fewer to choose from
-        query, image = np.concatenate([query, outward.image]), np.concatenate([image, outward.whole])
-        score = np.concatenate([score, compared(pool, asked, outward)])
-    near = score >= threshold
-    query, image = np.unique(np.stack([query[near], image[near]]), axis=1)
+    outward = candidates(pool, asked, MOST // 2, FLOOR, mirrored)  # there are fewer to choose from
+    query, image = np.concatenate([inward.whole, outward.image]), np.concatenate([inward.image, outward.whole])
+    score = np.concatenate([compared(asked, pool, inward), compared(pool, asked, outward)])
+    query, image = np.unique(np.stack([query[score >= threshold], image[score >= threshold]]), axis=1)
     score = _either(asked, pool, query, image, mirrored)
     return Hits(query, image, score, int((np.bincount(query) > MOST).sum()), None)
+
+
+def within(vectors: Vectors, threshold: float, mirrored: bool = True, of: Ints | None = None) -> Hits:
+    """The pairs among `vectors` that are found from the images `of` (all of them): each shows a part of its candidates.
+
+    An image finds itself too. All pairs are those that are found from the parts of any cut, together.
+    """
+    pool, asked = np.asarray(vectors[:]), np.arange(len(vectors)) if of is None else of
+    inward = candidates(pool[asked], pool, MOST + 1, FLOOR, mirrored)
+    near = compared(pool[asked], pool, inward) >= threshold
+    query, image = asked[inward.whole[near]], inward.image[near]
+    return Hits(query, image, _either(pool, pool, query, image, mirrored), int((np.bincount(query) > MOST).sum()), None)
 
 
 def scores(vectors: Vectors, left: Ints, right: Ints, mirrored: bool = True) -> Scores:

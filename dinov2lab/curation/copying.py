@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from dinov2lab.curation.cache import Result
 from dinov2lab.curation.cluster import Centres, kmeans
-from dinov2lab.curation.dedup import Pairs, Rows, find_leaks, find_pairs
+from dinov2lab.curation.dedup import Pairs, Rows, among, distinct, find_leaks
 from dinov2lab.curation.inputs import Inputs, Read, texts
+from dinov2lab.curation.near import near_copies, rows_of
 from dinov2lab.curation.rules import chained, places, representatives, typicality
 from dinov2lab.curation.stages import Left, Verdict, measured
 from dinov2lab.curation.vectors import Ints
@@ -54,7 +55,7 @@ def leaks(stage: Leaks, left: Left, others: Sequence[Read], inputs: Inputs) -> R
 
 def _chain(stage: Leaks, left: Left, inputs: Inputs, fate: np.ndarray, witness: np.ndarray, reason: np.ndarray) -> None:
     """What near copies chain to a leak falls with it: to the neighbour that is a step nearer to it."""
-    pairs = find_pairs(_rows(stage, left.pool, left.places, inputs), stage.threshold, 64, inputs.search)
+    pairs = among(near_copies(stage, left.pool, inputs).pairs, distinct(left.pool.pixels)[1][left.places], 64)
     leaked = np.flatnonzero(np.isfinite(fate))
     nearer, score = chained(leaked, pairs, len(left))
     also = np.setdiff1d(np.flatnonzero(nearer >= 0), leaked)
@@ -62,21 +63,15 @@ def _chain(stage: Leaks, left: Left, inputs: Inputs, fate: np.ndarray, witness: 
     reason[also] = "chained_to_a_leak"
 
 
-def _rows(stage: Leaks | Duplicates, pool: Read, places: Ints, inputs: Inputs) -> Rows:
-    mirrored = inputs.features(stage.embedder, pool, mirror=True) if stage.mirrored else None
-    rows = Rows(inputs.features(stage.embedder, pool), mirrored, pool.pixels, isinstance(stage.embedder, Copies))
-    return rows.chosen(places)
-
-
 def duplicates(stage: Duplicates, left: Left, inputs: Inputs) -> Result:
     """Copies are looked for in the whole pool, so that those of images that fell before are told of too; who falls now is
-    decided among the rows that are left alone. These come first, for a set of exact copies is searched for by its first row.
+    decided among the rows that are left. These come first: the first row of a set of exact copies stands for it in pairs.
     """
     count = len(left)
     order = np.concatenate([left.places, np.setdiff1d(np.arange(len(left.pool.rows)), left.places)])
-    rows = _rows(stage, left.pool, order, inputs)
-    pairs = find_pairs(rows, stage.threshold, stage.neighbours, inputs.search)
-    own = rows.chosen(np.arange(count))
+    near, (_, member) = near_copies(stage, left.pool, inputs), distinct(left.pool.pixels)
+    pairs = among(near.pairs, member[order], stage.neighbours)
+    own = rows_of(stage, left.pool, inputs).chosen(left.places)
     stands_for, score = _decided(stage, own, pairs.within(count), left)
     sizes = np.bincount(stands_for, minlength=count)
     paths = np.array(left.pool.paths, object)[order]
@@ -90,6 +85,7 @@ def duplicates(stage: Duplicates, left: Left, inputs: Inputs) -> Result:
         "largest_component": int(sizes.max()),
         "saturated": pairs.saturated,
     }
+    counts |= {"pairs_taken_over": near.taken_over} if near.taken_over else {}
     verdict = Verdict(stands_for == np.arange(count), "duplicate", paths[stands_for], score)
     return verdict.result(left, "duplicates", counts, tables={"pairs": table}, search=measured(pairs.recall))
 

@@ -7,6 +7,7 @@ the first of them. All else is decided by the rounded float64 cosine of two rows
 of the other.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,7 +38,7 @@ class Pairs(NamedTuple):
     a: Ints  # (P,) rows of the pool
     b: Ints  # (P,) rows of the same pool, with a < b; or of the references
     score: Scores  # (P,)
-    saturated: int  # rows with so many near copies that a list of the first length cannot hold them
+    saturated: int  # rows with so many near copies that a list of the length asked for cannot hold them
     recall: Recall | None = None  # of an index that is not exact
 
     def only(self, which: NDArray[np.bool_]) -> "Pairs":
@@ -49,21 +50,63 @@ class Pairs(NamedTuple):
 
 
 def find_pairs(rows: Rows, threshold: float, neighbours: int, search: Search = DEFAULT) -> Pairs:
-    """Near copies among `rows`.
+    """Near copies among `rows`."""
+    first, member = distinct(rows.pixels)
+    return among(near_copies(rows.chosen(first), threshold, search), member, neighbours)
+
+
+def distinct(pixels: NDArray[np.bytes_]) -> tuple[Ints, Ints]:
+    """The first row of each set of equal pixels, rising, and (N,) the set of each row."""
+    _, first, member = np.unique(pixels, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    number = np.empty(len(order), np.int64)
+    number[order] = np.arange(len(order))
+    return first[order], number[member]
+
+
+def near_copies(rows: Rows, threshold: float, search: Search = DEFAULT, *, of: Ints | None = None) -> Pairs:
+    """The pairs of `rows`, no two of equal pixels, that are found by looking for near copies of `of` (of all of them)."""
+    hits = _search(rows, rows, threshold, 64, search, of)
+    other = hits.query != hits.id
+    query, found = hits.query[other], hits.id[other]
+    return _best(np.minimum(query, found), np.maximum(query, found), hits.score[other], len(rows.features), hits)
+
+
+def with_new(rows: Rows, new: Ints, threshold: float, search: Search = DEFAULT) -> list[Pairs]:
+    """The pairs of `rows` that have one of the rows `new` in them."""
+    old = np.setdiff1d(np.arange(len(rows.pixels)), new)
+    found = [near_copies(rows, threshold, search, of=new)] if len(new) else []
+    if len(new) and len(old) and (rows.pictures or rows.mirrored is not None):  # else, one direction tells the other
+        hits = _search(rows.chosen(new), rows.chosen(old), threshold, 64, search)
+        a, b = np.sort([new[hits.id], old[hits.query]], axis=0)
+        found.append(_best(a, b, hits.score, len(rows.pixels), hits))
+    return found
+
+
+def together(parts: Sequence[Pairs]) -> Pairs:
+    """Each pair once, with its best score; their recall is that of the last that has one."""
+    a, b, score = (np.concatenate([part[field] for part in parts]) for field in range(3))
+    last = next((part for part in reversed(parts) if part.recall), parts[-1])
+    return _best(a, b, score, 1 + int(b.max(initial=0)), last)
+
+
+def among(near: Pairs, member: Ints, neighbours: int) -> Pairs:
+    """The pairs of rows of which `member` (N,) says which of the images of `near` each shows.
 
     A near copy is paired with the first of a set of exact copies. Exact copies are all paired with one another while
     they are no more than `neighbours`, else each with the first: the components are the same.
     """
-    _, first, member = np.unique(rows.pixels, return_index=True, return_inverse=True)
-    once = rows.chosen(first)
-    hits = _search(once, once, threshold, neighbours, search)
-    query, found = first[hits.query], first[hits.id]
-    other = query != found
+    shown, first = np.unique(member, return_index=True)
+    place = np.full(1 + max(shown.max(initial=0), near.b.max(initial=0)), -1)
+    place[shown] = first
+    here = (place[near.a] >= 0) & (place[near.b] >= 0)
+    left, right = place[near.a[here]], place[near.b[here]]
     exact_a, exact_b = _exact_pairs(member, neighbours)
-    a = np.concatenate([np.minimum(query, found)[other], exact_a])
-    b = np.concatenate([np.maximum(query, found)[other], exact_b])
-    score = np.concatenate([hits.score[other], np.ones(len(exact_a))])
-    return _best(a, b, score, len(rows.features), hits)
+    a = np.concatenate([np.minimum(left, right), exact_a])
+    b = np.concatenate([np.maximum(left, right), exact_b])
+    crowded = int((np.bincount(np.concatenate([left, right])) + 1 >= neighbours).sum())
+    score = np.concatenate([near.score[here], np.ones(len(exact_a))])
+    return _best(a, b, score, len(member), near)._replace(saturated=crowded)
 
 
 def find_leaks(pool: Rows, references: Rows, threshold: float, search: Search = DEFAULT) -> Pairs:
@@ -80,11 +123,15 @@ def find_leaks(pool: Rows, references: Rows, threshold: float, search: Search = 
     return _best(a, b, score, len(references.features), hits)
 
 
-def _search(rows: Rows, queries: Rows, threshold: float, neighbours: int, search: Search) -> Hits:
+def _search(
+    rows: Rows, queries: Rows, threshold: float, neighbours: int, search: Search, of: Ints | None = None
+) -> Hits:
+    if rows.pictures and rows is queries:
+        return copies.within(rows.features, threshold, queries.mirrored is not None, of)
     if rows.pictures:
         return copies.found(rows.features, queries.features, threshold, queries.mirrored is not None)
     asked = [images for images in (queries.features, queries.mirrored) if images is not None]
-    hits = [above(rows.features, images, threshold, neighbours, search) for images in asked]
+    hits = [above(rows.features, images, threshold, neighbours, search, of) for images in asked]
     query, id_, score = (np.concatenate([hit[field] for hit in hits]) for field in range(3))
     measured = [hit.recall for hit in hits if hit.recall is not None]
     return Hits(query, id_, score, sum(hit.saturated for hit in hits), Recall.of_all(measured))
@@ -127,7 +174,7 @@ def _equal(left: NDArray[np.bytes_], right: NDArray[np.bytes_]) -> tuple[Ints, I
     return rows, first[place[rows]]
 
 
-def _best(a: Ints, b: Ints, score: Scores, width: int, hits: Hits) -> Pairs:
+def _best(a: Ints, b: Ints, score: Scores, width: int, hits: Hits | Pairs) -> Pairs:
     """Each pair once, with its best score. All b are below `width`."""
     order = np.lexsort((-score, b, a))
     _, once = np.unique(a[order] * max(width, 1) + b[order], return_index=True)

@@ -14,13 +14,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dinov2lab.curation import copies
-from dinov2lab.curation.arrays import rows_file
-from dinov2lab.curation.cache import Result, stage_folder
+from dinov2lab.curation.append import earlier_reading, seen_before, taken_over
+from dinov2lab.curation.arrays import rows_file, rows_path
+from dinov2lab.curation.cache import Result, stage_folder, stage_key
 from dinov2lab.curation.embed import Mirrored, mirrored, read_pictures, read_thumbnails, thumbnail_features
 from dinov2lab.curation.index import Search
 from dinov2lab.curation.layout import layout_features
 from dinov2lab.curation.quality import measured
 from dinov2lab.curation.scan import THUMBNAIL_PX, merged, read_again, scan
+from dinov2lab.curation.shards import Cut
 from dinov2lab.curation.vectors import Chosen, Ints, Vectors
 from dinov2lab.data.source import Source, Unreadable
 from dinov2lab.spec.curation import Copies, Embedder, Layout, Thumbnails
@@ -44,8 +46,15 @@ Tell = Callable[[str, int, int], None]  # what is being done, how much is done, 
 PART = 32768  # images that are read as one
 
 
+WHOLE = Cut()
+
+
 def silent(doing: str, done: int, of: int) -> None:
     pass
+
+
+def _steps(rows: range) -> list[range]:
+    return [range(start, min(start + PART, rows.stop)) for start in range(rows.start, rows.stop, PART)]
 
 
 def texts(table: pa.Table, name: str) -> NDArray[np.bytes_]:
@@ -60,25 +69,38 @@ class Inputs:
     cache: Path
     search: Search
     tell: Tell = silent
+    cut: Cut = WHOLE
+    append: bool = False  # what was found of a source before images were added to it is taken over
+
+    def earlier(self, source: Source) -> ManifestFolder | None:
+        return earlier_reading(self.cache, source) if self.append else None
 
     def read(self, source: Source) -> Read:
-        """A source as it was read, in parts: a kill costs no more than the part that was under way."""
+        """A source as it was read, in parts: a kill costs no more than the part that was under way. Raises shards.Pending."""
         parameters = {"uri": source.uri, "fingerprint": source.fingerprint()}
         total = len(source.paths)
-        whole = partial(stage_folder, self.cache, None, "read", parameters)
+        small = total <= PART and self.cut.parts == 1
+        steps = [_steps(rows) for rows in self.cut.ranges(total)]
+
+        def which(rows: range) -> dict[str, Any]:
+            return parameters | {"rows": [rows.start, rows.stop]}
 
         def part(rows: range) -> Result:
-            return scan(source, rows, lambda done: self.tell(f"read {source.uri}", rows.start + done, total))
+            before = self.earlier(source)
+            tell = lambda done: self.tell(f"read {source.uri}", rows.start + done, total)  # noqa: E731
+            return scan(source, rows, tell, *([seen_before(before)] if before else []))
 
-        def parts() -> Result:
-            found = []
-            for start in range(0, total, PART):
-                rows = range(start, min(start + PART, total))
-                which = parameters | {"rows": [rows.start, rows.stop]}
-                found.append(stage_folder(self.cache, None, "read", which, partial(part, rows)))
-            return merged(found)
+        def piece(rows: range) -> ManifestFolder:
+            return stage_folder(self.cache, None, "read", which(rows), partial(part, rows))
 
-        folder = whole(parts if total > PART else lambda: part(range(total)))
+        def there(rows: range) -> bool:
+            return all((self.cache / stage_key(None, "read", which(step))).exists() for step in _steps(rows))
+
+        if not small and not (self.cache / stage_key(None, "read", parameters)).exists():
+            ranges, work = self.cut.ranges(total), lambda rows: [piece(step) for step in _steps(rows)]
+            self.cut.do(f"read {source.uri}", ranges, there, work)
+        whole = lambda: part(range(total)) if small else merged([piece(step) for each in steps for step in each])  # noqa: E731
+        folder = stage_folder(self.cache, None, "read", parameters, whole)
         self.tell(f"read {source.uri}", total, total)
         kept = folder.table("kept")
         assert kept is not None  # every folder has it
@@ -143,6 +165,10 @@ class Inputs:
         order = np.argsort(read.rows)
         places = np.empty(len(order), np.int64)
         places[order] = np.arange(len(order))
+        if before := self.earlier(read.source):
+            file = rows_path(self.cache.parent / "embeddings", [[identity, "images"], before.path.name])
+            if file.exists():
+                compute = taken_over(np.load(file, mmap_mode="r"), before, read.folder, compute)
 
         def rows(start: int, stop: int) -> NDArray[Any]:
             try:
@@ -156,7 +182,7 @@ class Inputs:
 
     def _rows(
         self, identity: Any, read: Read, compute: Callable[[int, int], NDArray[Any]], doing: str = "embed"
-    ) -> NDArray[Any]:
+    ) -> Vectors:
         cache, total = self.cache.parent / "embeddings", len(read.rows)
         tell = lambda done: self.tell(f"{doing} {read.source.uri}", done, total)  # noqa: E731
-        return rows_file(cache, [identity, read.folder.path.name], total, compute, tell)
+        return rows_file(cache, [identity, read.folder.path.name], total, compute, tell, self.cut)

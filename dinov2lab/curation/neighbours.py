@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinov2lab.curation.index import Index, Kind, Search, open_index
-from dinov2lab.curation.vectors import Floats, Ints, Scores, Vectors, blocks, cosine, rough
+from dinov2lab.curation.vectors import Chosen, Floats, Ints, Scores, Vectors, blocks, cosine, rough
 
 MARGIN = 1e-3  # more than float32 (and TF32, on CUDA) can be wrong about a cosine
 BOUND_DIMENSIONS = 64
@@ -57,8 +57,12 @@ class Hits(NamedTuple):
     recall: Recall | None  # of an exact index, none
 
 
-def above(vectors: Vectors, queries: Vectors, threshold: float, k: int, search: Search = DEFAULT) -> Hits:
+def above(
+    vectors: Vectors, queries: Vectors, threshold: float, k: int, search: Search = DEFAULT, of: Ints | None = None
+) -> Hits:
     """All vectors within `threshold` of each query; those with `k` or more are counted, and none is cut short.
+
+    With `of`, of these queries alone: their hits are the same as among those of all.
 
     What an exact index searches is an upper bound of the cosine, in fewer dimensions. A query that is itself among the
     vectors finds itself, at no place in particular.
@@ -72,7 +76,8 @@ def above(vectors: Vectors, queries: Vectors, threshold: float, k: int, search: 
     index = open_index(bounded[0], search, kind)
     recall = None if kind in ("exact", "faiss_flat") else _within_widened(index, kind, queries, threshold)
     found: list[tuple[Ints, Ints, Scores]] = [(none, none, np.empty(0))]
-    for query, id_ in index.within(bounded[1], threshold - MARGIN):
+    for row, id_ in index.within(bounded[1] if of is None else Chosen(bounded[1], of), threshold - MARGIN):
+        query = row if of is None else of[row]
         if basis is not None:  # spares most of the float64
             near = rough(queries, query, vectors, id_) >= threshold - MARGIN
             query, id_ = query[near], id_[near]

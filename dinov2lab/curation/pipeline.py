@@ -8,16 +8,18 @@ Each step is a folder in the cache, named by its parent and by all that decides 
 what they have in common. Rows are held in the order of their paths: the order of the source decides nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from dinov2lab.curation import arms, copying, stages
 from dinov2lab.curation.cache import Result, stage_folder, sweep
 from dinov2lab.curation.certificate import write_certificate
 from dinov2lab.curation.index import Search
 from dinov2lab.curation.inputs import Embed, Inputs, Read, Tell, silent
+from dinov2lab.curation.near import near_copies
+from dinov2lab.curation.shards import Cut, Pending
 from dinov2lab.curation.stages import Left, left_of
 from dinov2lab.data.source import Source
 from dinov2lab.draws import Key
@@ -38,7 +40,7 @@ from dinov2lab.spec.curation import (
 )
 from dinov2lab.store.manifest import ManifestFolder
 
-__all__ = ["Embed", "certify", "curate"]
+__all__ = ["Embed", "certify", "curate", "share"]
 
 
 def curate(
@@ -51,21 +53,89 @@ def curate(
     cache: Path,
     search: Search = Search(),  # noqa: B008
     tell: Tell = silent,
+    shards: int = 1,
+    append: bool = False,
 ) -> ManifestFolder:
     """The manifest of the images that `spec` keeps of `train`; without a spec, of all that can be read.
 
     `open` gives the sources that a spec names, `embed` the features of embedders other than thumbnails, `cache` holds
     the folders of the stages (its neighbour `embeddings` the features). `search` decides where and how is searched, and
-    no row, but for the recall of an index that is not exact; `tell` hears how far it is. Raises ValueError where no
-    image is left for a stage, or a source changes while it is read.
+    no row, but for the recall of an index that is not exact; `tell` hears how far it is. `shards` is in how many parts
+    share() has done what it could. With `append`, what was found of a source before images were added to it is taken over
+    (append.py, near.py). Raises ValueError where no image is left for a stage, or a source changes while it is read.
     """
     sweep(cache)
     sweep(cache.parent / "embeddings")
-    inputs = Inputs(open, embed, cache, search, tell)
+    inputs = Inputs(open, embed, cache, search, tell, Cut(shards), append)
     pool = inputs.read(train)
     if spec is None:
         return pool.folder
     return _chain(([spec.leaks] if spec.leaks else []) + [*spec.stages], pool.folder, pool, inputs, key)
+
+
+def share(
+    train: Source,
+    spec: CurationSpec | None,
+    cut: Cut,
+    *,
+    open: Callable[[str], Source],
+    embed: Embed,
+    cache: Path,
+    search: Search = Search(),  # noqa: B008
+    tell: Tell = silent,
+) -> list[str]:
+    """This process's part of what is done image by image: reading, embedding, looking for near copies, in this order.
+
+    Returns what waits for the parts of others, in words: once they are done, the same call goes on from there.
+    """
+    inputs = Inputs(open, embed, cache, search, tell, cut)
+    sources = [train, *map(open, spec.sources() if spec else ())]
+    if waiting := _waiting([partial(inputs.read, source) for source in sources]):
+        return waiting
+    pool, *others = (inputs.read(source) for source in sources)
+    steps = spec.steps() if spec else ()
+    if waiting := _waiting([work for step in steps for work in _embedding(step, pool, others, inputs)]):
+        return waiting
+    return _waiting([partial(near_copies, step, pool, inputs) for step in steps if _searches_pool(step)])
+
+
+def _waiting(works: Sequence[Callable[[], object]]) -> list[str]:
+    said = []
+    for work in works:
+        try:
+            work()
+        except Pending as pending:
+            said.append(str(pending))
+    return said
+
+
+def _embedding(
+    step: Leaks | Stage, pool: Read, others: Sequence[Read], inputs: Inputs
+) -> Iterator[Callable[[], object]]:
+    """What a step needs of each image."""
+    if isinstance(step, Quality):
+        yield partial(inputs.measures, pool)
+    elif (embedder := getattr(step, "embedder", None)) is not None:
+        mirrored = getattr(step, "mirrored", False)
+        named = [read for read in others if read.source.uri in _named(step)]
+        yield from (partial(inputs.features, embedder, read) for read in (pool, *named))
+        turned = [pool, *named] if _searches_pool(step) else named
+        yield from (partial(inputs.features, embedder, read, True) for read in turned if mirrored)
+
+
+def _searches_pool(step: Leaks | Stage) -> TypeGuard[Leaks | Duplicates]:
+    return isinstance(step, Duplicates) or (isinstance(step, Leaks) and step.rule == "component")
+
+
+def _named(step: Leaks | Stage) -> tuple[str, ...]:
+    """The sources that a step reads beside the pool."""
+    match step:
+        case Leaks():
+            return step.against
+        case Retrieve() | Clusters():
+            return (step.queries,)
+        case _:
+            return ()
 
 
 def certify(
@@ -103,10 +173,7 @@ def _apply(stage: Leaks | Stage, parent: ManifestFolder, pool: Read, inputs: Inp
     table = parent.table("kept")
     if table is None or not len(table):
         raise ValueError(f"{pool.source.uri}: no image is left for stage {name!r}")
-    uris = (
-        stage.against if isinstance(stage, Leaks) else [stage.queries] if isinstance(stage, Retrieve | Clusters) else ()
-    )
-    others = [inputs.read(inputs.open(uri)) for uri in uris]
+    others = [inputs.read(inputs.open(uri)) for uri in _named(stage)]
     inner = [_chain(part, parent, pool, inputs, key) for part in _inner(stage)]
     parameters = stage.model_dump(mode="json")
     if _draws(stage):

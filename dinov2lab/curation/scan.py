@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,8 @@ from dinov2lab.spec.curation import Thumbnails
 from dinov2lab.store.manifest import ManifestFolder
 
 THUMBNAIL_PX = Thumbnails().px  # drawn in the same pass: copies are found by them unless a spec says otherwise
+
+Seen = tuple[dict[str, Any], NDArray[np.uint8]]  # content, pixels, width, height; thumbnail
 
 TOLD = 256  # images between two words on how far it is
 
@@ -33,10 +36,16 @@ KEPT = pa.schema(
 )
 
 
-def scan(source: Source, part: range, tell: Callable[[int], None] = lambda done: None) -> Result:
+def scan(
+    source: Source,
+    part: range,
+    tell: Callable[[int], None] = lambda done: None,
+    known: Callable[[str], Seen | None] = lambda content: None,
+) -> Result:
     """The rows of `part` in the order of their paths, so that the order of the source is forgotten here; their thumbnails.
 
-    The array `thumbnails` is (N, P, P, 3), of the kept rows. `tell` hears how many images have been looked at.
+    The array `thumbnails` is (N, P, P, 3), of the kept rows. `tell` hears how many images have been looked at. What is
+    `known` by its content is not decoded again.
     """
     thumbnails = np.empty((len(part), THUMBNAIL_PX, THUMBNAIL_PX, 3), np.uint8)
     kept, fallen = [], []
@@ -46,17 +55,21 @@ def scan(source: Source, part: range, tell: Callable[[int], None] = lambda done:
             tell(place)
         try:
             data = source.read(row)
-            pixels = decode(data)
+            content = hashlib.sha256(data).hexdigest()
+            columns, thumbnails[place] = known(content) or _seen(data, content)
         except Unreadable as error:
             fallen.append({"path": path, "stage": "read", "reason": error.reason, "score": float("nan")})
             continue
-        thumbnails[place] = thumbnail(pixels, THUMBNAIL_PX)
-        content = hashlib.sha256(data).hexdigest()
-        known = {"path": path, "score": float("nan"), "row": row, "content": content, "pixels": pixel_key(pixels)}
-        kept.append(known | {"width": pixels.shape[1], "height": pixels.shape[0]})
+        kept.append({"path": path, "score": float("nan"), "row": row} | columns)
     table = pa.Table.from_pylist(kept, KEPT).sort_by("path")
     places = table["row"].to_numpy() - part.start
     return Result(table, pa.Table.from_pylist(fallen, LEDGER), arrays={"thumbnails": thumbnails[places]})
+
+
+def _seen(data: bytes, content: str) -> Seen:
+    pixels = decode(data)
+    columns = {"content": content, "pixels": pixel_key(pixels), "width": pixels.shape[1], "height": pixels.shape[0]}
+    return columns, thumbnail(pixels, THUMBNAIL_PX)
 
 
 def merged(parts: Sequence[ManifestFolder]) -> Result:

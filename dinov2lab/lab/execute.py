@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dinov2lab.curation import gallery, groups, pipeline
+from dinov2lab.curation import pipeline
 from dinov2lab.curation.index import Search
-from dinov2lab.curation.inputs import Tell, silent
 from dinov2lab.data.loader import Pictures, evaluation_batches
 from dinov2lab.data.source import Roots, Source, open_source
 from dinov2lab.draws import Key
@@ -22,7 +21,7 @@ from dinov2lab.lab import provenance
 from dinov2lab.lab.exam import Places, chosen_pictures, evaluation_data
 from dinov2lab.lab.judging import best_looks, finals, looks, references
 from dinov2lab.lab.outcome import bury, failure
-from dinov2lab.lab.pictures import draw_views
+from dinov2lab.lab.pictures import draw_examples, draw_views
 from dinov2lab.lab.seeing import eyes
 from dinov2lab.model.features import features
 from dinov2lab.model.vit import Backbone
@@ -198,11 +197,14 @@ def curated(
     roots: Roots,
     resources: Resources,
     stop: Stop = never,
-    tell: Tell = silent,
+    **how: Any,
 ) -> ManifestFolder:
-    """The images that the run trains on, from the cache where they are there. Training makes one embedder after another."""
+    """The images that the run trains on, from the cache where they are there. Training makes one embedder after another.
+
+    `how`: what else pipeline.curate() is to know.
+    """
     key, train = Key(spec.seed, spec.replicate), open_source(spec.data.train, roots)
-    return pipeline.curate(train, spec.curation, key, **_curation(workspace, roots, resources, stop), tell=tell)
+    return pipeline.curate(train, spec.curation, key, **for_curation(workspace, roots, resources, stop), **how)
 
 
 def _certify(
@@ -211,10 +213,10 @@ def _certify(
     """Near copies of what the run is tested on among what it has trained on, told beside its manifest."""
     if tested := [spec.evaluation.test] if spec.evaluation.test else []:
         train = open_source(spec.data.train, roots)
-        pipeline.certify(folder, train, spec.curation, tested, **_curation(workspace, roots, resources, stop))
+        pipeline.certify(folder, train, spec.curation, tested, **for_curation(workspace, roots, resources, stop))
 
 
-def _curation(workspace: Workspace, roots: Roots, resources: Resources, stop: Stop) -> dict[str, Any]:
+def for_curation(workspace: Workspace, roots: Roots, resources: Resources, stop: Stop = never) -> dict[str, Any]:
     """What curation is handed: sources by name, embeddings, its cache and its index."""
     networks: dict[str, tuple[Backbone | Pretrained, int]] = {}
 
@@ -277,13 +279,6 @@ def _frozen(
     run = spec.objective.distill.run
     folder = _needed("the teacher of objective.distill", run, workspace, roots, resources, stop)
     return frozen_teacher(run, folder.checkpoint)
-
-
-def draw_examples(manifest: ManifestFolder, source: Source, roots: Roots) -> None:
-    """What a page on the manifest shows, beside it."""
-    opened = lambda uri: open_source(uri, roots)  # noqa: E731
-    gallery.write_examples(manifest, source, open=opened)
-    groups.write_groups(manifest, gallery.Drawer(manifest, source, opened))
 
 
 def _cost(spec: RunSpec, trained: loop.Trained) -> Cost:

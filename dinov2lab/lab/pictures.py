@@ -1,4 +1,4 @@
-"""What a run saw, as pictures in its folder: nobody debugs an augmentation by its numbers."""
+"""What a run saw, and what its curation decided, as pictures: nobody debugs an augmentation by its numbers."""
 
 from pathlib import Path
 
@@ -7,11 +7,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dinov2lab.curation import gallery, groups
 from dinov2lab.data.loader import Order, Pictures
+from dinov2lab.data.source import Roots, Source, open_source
 from dinov2lab.data.views import MEAN, STD, views
 from dinov2lab.draws import Key
 from dinov2lab.spec.run import RunSpec
 from dinov2lab.store import atomic
+from dinov2lab.store.manifest import ManifestFolder
 
 _IMAGES = 8
 _GAP = 2  # pixels
@@ -50,3 +53,10 @@ def contact_sheet(rows: list[list[Tensor]]) -> Image.Image:
 def _image(crop: Tensor) -> Image.Image:
     pixels = (crop * STD + MEAN).clamp(0, 1).mul(255).round().to(torch.uint8)
     return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+
+
+def draw_examples(manifest: ManifestFolder, source: Source, roots: Roots) -> None:
+    """What a page on the manifest shows, beside it."""
+    opened = lambda uri: open_source(uri, roots)  # noqa: E731
+    gallery.write_examples(manifest, source, open=opened)
+    groups.write_groups(manifest, gallery.Drawer(manifest, source, opened))

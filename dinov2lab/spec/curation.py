@@ -257,10 +257,15 @@ class CurationSpec(Section):
         queries = (stage.queries for stage in _flattened(self.stages) if isinstance(stage, Retrieve | Clusters))
         return tuple(dict.fromkeys((*(self.leaks.against if self.leaks else ()), *queries)))
 
+    def steps(self) -> tuple[Leaks | Plain, ...]:
+        """All of them, those inside mixtures and controls too."""
+        return (*([self.leaks] if self.leaks else ()), *_flattened(self.stages))
+
     def recipes(self) -> "tuple[RunSpec, ...]":
         """Of the runs that embed, each once."""
-        stages = (*([self.leaks] if self.leaks else ()), *_flattened(self.stages))
-        found = [each.run for stage in stages if isinstance(each := getattr(stage, "embedder", None), RunEmbedder)]
+        found = [
+            each.run for stage in self.steps() if isinstance(each := getattr(stage, "embedder", None), RunEmbedder)
+        ]
         return tuple(recipe for place, recipe in enumerate(found) if recipe not in found[:place])
 
 

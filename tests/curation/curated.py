@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 from memory import MemorySource
 
-from dinov2lab.curation.pipeline import curate
+from dinov2lab.curation.pipeline import curate, share
+from dinov2lab.curation.shards import Cut
 from dinov2lab.data.source import Source
 from dinov2lab.draws import Key
 from dinov2lab.spec.curation import CurationSpec, Embedder
@@ -25,8 +26,18 @@ class Lab:
         self.sources = {source.uri: source for source in sources}
         self.cache = path / "cache" / "manifests"
 
-    def curate(self, pool: Source, spec: CurationSpec | None, key: Key = Key(0), embed=never) -> ManifestFolder:  # noqa: B008
-        return curate(pool, spec, key, open=self.sources.__getitem__, embed=embed, cache=self.cache)
+    def curate(
+        self,
+        pool: Source,
+        spec: CurationSpec | None,
+        key: Key = Key(0),  # noqa: B008
+        embed=never,
+        **how: object,
+    ) -> ManifestFolder:
+        return curate(pool, spec, key, open=self.sources.__getitem__, embed=embed, cache=self.cache, **how)
+
+    def share(self, pool: Source, spec: CurationSpec | None, cut: Cut, embed=never) -> list[str]:
+        return share(pool, spec, cut, open=self.sources.__getitem__, embed=embed, cache=self.cache)
 
 
 def record(folder: ManifestFolder) -> Manifest:
