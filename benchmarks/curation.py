@@ -27,7 +27,8 @@ from dinov2lab.curation.inputs import Inputs, Read
 from dinov2lab.curation.scan import KEPT
 from dinov2lab.curation.stages import Left
 from dinov2lab.draws import Key
-from dinov2lab.spec.curation import Duplicates, HierarchicalClusters, Retrieve, TimmEmbedder
+from dinov2lab.spec.curation import Duplicates, HierarchicalClusters, Retrieve
+from dinov2lab.spec.embedders import TimmEmbedder
 
 DIM, THEMES, SUBJECT, OWN = 384, 60, 200, 64
 THRESHOLD = 0.88

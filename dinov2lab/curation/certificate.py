@@ -17,7 +17,8 @@ from dinov2lab.curation.cache import LEDGER, Result, stage_folder
 from dinov2lab.curation.copying import LEAKS
 from dinov2lab.curation.dedup import Rows, find_leaks
 from dinov2lab.curation.inputs import Inputs, Read
-from dinov2lab.spec.curation import Copies, Leaks
+from dinov2lab.spec.curation import Leaks
+from dinov2lab.spec.embedders import Copies
 from dinov2lab.spec.identity import canonical
 from dinov2lab.store import atomic
 from dinov2lab.store.manifest import ManifestFolder

@@ -16,7 +16,8 @@ from dinov2lab.curation.near import near_copies, rows_of
 from dinov2lab.curation.rules import chained, places, representatives, typicality
 from dinov2lab.curation.stages import Left, Verdict, measured
 from dinov2lab.curation.vectors import Ints
-from dinov2lab.spec.curation import Copies, Duplicates, Leaks
+from dinov2lab.spec.curation import Duplicates, Leaks
+from dinov2lab.spec.embedders import Copies
 
 PAIRS = pa.schema({"a": pa.string(), "b": pa.string(), "score": pa.float64()})
 LEAKS = pa.schema({"path": pa.string(), "reference": pa.string(), "score": pa.float64()})

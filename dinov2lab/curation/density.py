@@ -7,6 +7,7 @@ nothing of how many other pool images lie as near. A share does: with as many re
 queries, it estimates q / (q + p) of the two densities at an image, whatever the scale of the features is there.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,8 +15,9 @@ import numpy as np
 
 from dinov2lab.curation.index import Search, open_index
 from dinov2lab.curation.neighbours import DEFAULT, ranked
-from dinov2lab.curation.vectors import BLOCK, Ints, Scores, Vectors, blocks
+from dinov2lab.curation.vectors import BLOCK, DIGITS, Ints, Scores, Vectors, blocks
 
+WEIGHED = 1024  # rows
 FLOOR = 0.01  # of the largest variance, added to each: directions of noise are not blown up
 
 
@@ -49,6 +51,33 @@ def shares(pool: Vectors, queries: Vectors, reference: Ints, k: int, search: Sea
         query[rows], cosine[rows] = ids[:, 0], scores[:, 0]
         share[rows] = _share(scores, other_scores, k)
     return Shares(query, share, cosine)
+
+
+def densities(pool: Vectors, queries: Sequence[Vectors], reference: Ints, width: float) -> Shares:
+    """Of each pool row q / (q + p): the mean weight, exp((cosine - 1) / width), of all queries, and of all reference rows.
+
+    `queries` are the queries and, where they count, their mirror images; a row is no reference of itself.
+    """
+    if not len(queries[0]):
+        raise ValueError("retrieval has no readable query image to start from")
+    asked = [np.asarray(each[:], np.float64) for each in queries]
+    others = np.asarray(pool[reference], np.float64)
+    query, share, cosine = np.empty(len(pool), np.int64), np.empty(len(pool)), np.empty(len(pool))
+    for part, rows in blocks(pool, WEIGHED):
+        exact = rows.astype(np.float64)  # threads then change no digit that counts
+        scores = exact @ asked[0].T
+        query[part], cosine[part] = scores.argmax(1), np.round(scores.max(1), DIGITS)
+        near = np.mean([_weights(scores, width), *(_weights(exact @ each.T, width) for each in asked[1:])], axis=0)
+        far = exact @ others.T
+        far[np.arange(part.start, part.stop)[:, None] == reference] = -np.inf
+        share[part] = np.round(near / np.maximum(near + _weights(far, width), 1e-300), DIGITS)
+    return Shares(query, share, cosine)
+
+
+def _weights(cosines: Scores, width: float) -> Scores:
+    """(B,) the mean weight of each row; no underflow but where nothing is near."""
+    mean: Scores = np.exp((cosines - 1) / width).mean(1)
+    return mean
 
 
 def _share(scores: Scores, other_scores: Scores, k: int) -> Scores:

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from dinov2lab.curation import copies
 from dinov2lab.curation.append import earlier_reading, seen_before, taken_over
 from dinov2lab.curation.arrays import rows_file, rows_path
-from dinov2lab.curation.cache import Result, stage_folder, stage_key
+from dinov2lab.curation.cache import Result, code_id, stage_folder, stage_key
 from dinov2lab.curation.embed import Mirrored, mirrored, read_pictures, read_thumbnails, thumbnail_features
+from dinov2lab.curation.filters import stored
 from dinov2lab.curation.index import Search
 from dinov2lab.curation.layout import layout_features
 from dinov2lab.curation.quality import measured
@@ -25,8 +26,8 @@ from dinov2lab.curation.scan import THUMBNAIL_PX, merged, read_again, scan
 from dinov2lab.curation.shards import Cut
 from dinov2lab.curation.vectors import Chosen, Ints, Vectors
 from dinov2lab.data.source import Source, Unreadable
-from dinov2lab.spec.curation import Copies, Embedder, Layout, Thumbnails
-from dinov2lab.spec.identity import canonical
+from dinov2lab.spec.embedders import Copies, Embedder, Filters, Layout, Thumbnails
+from dinov2lab.spec.identity import canonical, content_id
 from dinov2lab.store.manifest import ManifestFolder
 
 Embed = Callable[[Embedder, Source, Sequence[int]], NDArray[np.float32]]  # (N, D) of unit length, for rows of a source
@@ -118,6 +119,8 @@ class Inputs:
             return self._thumbnail_features(embedder, read, mirror)
         if isinstance(embedder, Layout):
             return self._layout_features(embedder, read, mirror)
+        if isinstance(embedder, Filters):
+            return self._filter_features(embedder, read, mirror)
         source = Mirrored(read.source) if mirror else read.source
 
         def rows(wanted: list[int]) -> NDArray[np.float32]:
@@ -157,6 +160,19 @@ class Inputs:
             return layout_features(mirrored(block) if mirror else block)
 
         return self._rows([canonical(embedder), mirror], read, rows)
+
+    def _filter_features(self, embedder: Filters, read: Read, mirror: bool) -> Vectors:
+        on = self.read(self.open(embedder.train)).folder
+        identity = [canonical(embedder), on.path.name, code_id()]
+        file = self.cache.parent / "filters" / f"{content_id(identity)}.npz"
+        pictures: Vectors = np.load(read.folder.path / "thumbnails.npy", mmap_mode="r")
+
+        def rows(start: int, stop: int) -> NDArray[np.float32]:
+            block = pictures[start:stop]
+            filters = stored(file, on.path / "thumbnails.npy", embedder.filters)
+            return filters.features(mirrored(block) if mirror else block)
+
+        return self._rows([identity, mirror], read, rows)
 
     def _of_images(
         self, identity: Any, read: Read, compute: Callable[[list[int]], NDArray[Any]], doing: str = "draw"

@@ -18,7 +18,8 @@ from dinov2lab.curation.dedup import Pairs, Rows
 from dinov2lab.curation.inputs import Inputs, Read, texts
 from dinov2lab.curation.neighbours import Recall
 from dinov2lab.curation.vectors import Ints
-from dinov2lab.spec.curation import Copies, Duplicates, Leaks
+from dinov2lab.spec.curation import Duplicates, Leaks
+from dinov2lab.spec.embedders import Copies
 from dinov2lab.spec.identity import canonical, content_id
 from dinov2lab.store import atomic
 from dinov2lab.store.manifest import ManifestFolder

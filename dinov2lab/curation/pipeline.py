@@ -38,6 +38,7 @@ from dinov2lab.spec.curation import (
     Sample,
     Stage,
 )
+from dinov2lab.spec.embedders import Filters
 from dinov2lab.store.manifest import ManifestFolder
 
 __all__ = ["Embed", "certify", "curate", "share"]
@@ -138,6 +139,11 @@ def _named(step: Leaks | Stage) -> tuple[str, ...]:
             return ()
 
 
+def _trained_on(step: Leaks | Stage) -> tuple[str, ...]:
+    embedder = getattr(step, "embedder", None)
+    return (embedder.train,) if isinstance(embedder, Filters) else ()
+
+
 def certify(
     folder: ManifestFolder,
     train: Source,
@@ -178,8 +184,8 @@ def _apply(stage: Leaks | Stage, parent: ManifestFolder, pool: Read, inputs: Inp
     parameters = stage.model_dump(mode="json")
     if _draws(stage):
         parameters |= {"seed": key.seed, "replicate": key.replicate}
-    if others:
-        parameters["sources"] = {other.source.uri: other.source.fingerprint() for other in others}
+    if beside := [*(other.source for other in others), *map(inputs.open, _trained_on(stage))]:
+        parameters["sources"] = {source.uri: source.fingerprint() for source in beside}
     if inner:
         parameters["manifests"] = [folder.path.name for folder in inner]
     compute = partial(_result, stage, table, pool, others, inner, inputs, key)

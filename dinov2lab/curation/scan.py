@@ -13,7 +13,7 @@ from dinov2lab.curation.cache import LEDGER, Result
 from dinov2lab.curation.embed import thumbnail
 from dinov2lab.curation.vectors import Chosen, Stacked
 from dinov2lab.data.source import Source, Unreadable, decode
-from dinov2lab.spec.curation import Thumbnails
+from dinov2lab.spec.embedders import Thumbnails
 from dinov2lab.store.manifest import ManifestFolder
 
 THUMBNAIL_PX = Thumbnails().px  # drawn in the same pass: copies are found by them unless a spec says otherwise

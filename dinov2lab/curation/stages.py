@@ -13,7 +13,7 @@ from dinov2lab.curation import retrieve
 from dinov2lab.curation.balance import Clustering, flat, foremost, hierarchy, places_within, quotas, spread_out
 from dinov2lab.curation.cache import LEDGER, Result
 from dinov2lab.curation.cluster import Centres, kmeans
-from dinov2lab.curation.density import shares, whitened
+from dinov2lab.curation.density import densities, shares, whitened
 from dinov2lab.curation.inputs import Inputs, Read, texts
 from dinov2lab.curation.neighbours import Recall, open_for, ranked, widened
 from dinov2lab.curation.quality import failings
@@ -22,8 +22,6 @@ from dinov2lab.curation.vectors import Chosen, Ints, Scores, Vectors
 from dinov2lab.draws import Key, bits
 from dinov2lab.spec.curation import (
     Clusters,
-    Copies,
-    Embedder,
     FlatClusters,
     HierarchicalClusters,
     InverseDensity,
@@ -32,6 +30,7 @@ from dinov2lab.spec.curation import (
     Retrieve,
     Sample,
 )
+from dinov2lab.spec.embedders import Copies, Embedder
 
 Names = NDArray[np.object_]
 
@@ -103,8 +102,9 @@ def quality(stage: Quality, left: Left, inputs: Inputs) -> Result:
 
 def retrieved(stage: Retrieve, left: Left, queries: Read, inputs: Inputs) -> Result:
     images, seeds = left.vectors(inputs, stage.embedder), inputs.features(stage.embedder, queries)
-    if stage.rule == "share":
-        return _by_share(stage, left, named(queries), images, seeds, inputs)
+    if stage.rule != "ranks":
+        turned = [inputs.features(stage.embedder, queries, mirror=True)] if stage.mirrored else []
+        return _by_share(stage, left, named(queries), images, [seeds, *turned], inputs)
     if stage.per_query is None:
         assert stage.images is not None  # the spec has one of the two
         taken = retrieve.retrieve(images, seeds, stage.images, inputs.search)
@@ -123,13 +123,18 @@ def retrieved(stage: Retrieve, left: Left, queries: Read, inputs: Inputs) -> Res
     return verdict.result(left, stage.stage, counts, search=measured(taken.recall))
 
 
-def _by_share(stage: Retrieve, left: Left, names: Names, images: Vectors, seeds: Vectors, inputs: Inputs) -> Result:
-    """An image's score is its share, whether it stays or not."""
-    reference = retrieve.sample(left.names(), len(seeds), Key(0))
-    images, seeds = whitened(images, seeds, stage.whiten) if stage.whiten else (images, seeds)
-    found = shares(images, seeds, reference, stage.neighbours, inputs.search)
+def _by_share(
+    stage: Retrieve, left: Left, names: Names, images: Vectors, seeds: list[Vectors], inputs: Inputs
+) -> Result:
+    """An image's score is its share, whether it stays or not. `seeds`: the queries and, perhaps, their mirror images."""
+    reference = retrieve.sample(left.names(), len(names), Key(0))
+    if stage.rule == "density":
+        found = densities(images, seeds, reference, stage.width)
+    else:
+        here, asked = whitened(images, seeds[0], stage.whiten) if stage.whiten else (images, seeds[0])
+        found = shares(here, asked, reference, stage.neighbours, inputs.search)
     stays = among(len(left), found.order()[: stage.images])
-    counts = {"queries": len(seeds), "reference": len(reference), "short": (stage.images or 0) - int(stays.sum())}
+    counts = {"queries": len(names), "reference": len(reference), "short": (stage.images or 0) - int(stays.sum())}
     verdict = Verdict(stays, "not_retrieved", names[found.query], found.share, scored=True)
     return verdict.result(left, stage.stage, counts)
 

@@ -18,7 +18,7 @@ from dinov2lab.data.loader import Pictures, centred
 from dinov2lab.data.source import ParquetSource, Roots, Source, Unreadable, labels_as, open_source
 from dinov2lab.draws import Key, permutation
 from dinov2lab.evaluation import protocol
-from dinov2lab.spec.curation import Embedder
+from dinov2lab.spec.embedders import Embedder
 from dinov2lab.spec.evaluation import EvaluationSpec
 from dinov2lab.spec.identity import content_id
 from dinov2lab.store.folders import Workspace

@@ -27,7 +27,7 @@ from dinov2lab.model.features import features
 from dinov2lab.model.vit import Backbone
 from dinov2lab.model.weights import Pretrained, digest, load_backbone
 from dinov2lab.spec.cost import flops_of_run, images_of_run
-from dinov2lab.spec.curation import Embedder, RunEmbedder, TimmEmbedder
+from dinov2lab.spec.embedders import Embedder, RunEmbedder, TimmEmbedder
 from dinov2lab.spec.identity import content_id, run_id
 from dinov2lab.spec.model import RunWeights
 from dinov2lab.spec.resources import Resources

@@ -5,57 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from dinov2lab.spec.embedders import Copies, Detector, Embedder, Filters, RunEmbedder, Thumbnails
 from dinov2lab.spec.section import Count, Fraction, NotNegative, Positive, Section, Steps, later
 
 if TYPE_CHECKING:
     from dinov2lab.spec.run import RunSpec
-
-
-class Thumbnails(Section):
-    """Embedder without weights: a small colour picture, its mean removed. For copies, not for meaning."""
-
-    kind: Literal["thumbnails"] = "thumbnails"
-    px: Count = 16
-
-
-class Copies(Section):
-    """The detector of copies that needs no weights: crops, borders, small turns, mirror images, light, tint, blur, JPEG.
-
-    Its score is no cosine; see docs/copies.md for the thresholds that fit it.
-    """
-
-    kind: Literal["copies"]
-
-
-class Layout(Section):
-    """Embedder without weights: which colours and edges lie where. For likeness of composition, with retrieval by share."""
-
-    kind: Literal["layout"]
-
-
-class TimmEmbedder(Section):
-    """A timm model with its public weights, where the machine has them."""
-
-    kind: Literal["timm"]
-    name: str
-    px: Count = 224
-
-
-class RunEmbedder(Section):
-    """The teacher backbone of another run, which is trained first where it is missing."""
-
-    kind: Literal["run"]
-    run: "RunSpec"
-
-    @model_validator(mode="after")
-    def _stands_alone(self) -> Self:
-        if self.run.curation is not None:
-            raise ValueError("the run of an embedder must have no curation of its own")
-        return self
-
-
-Embedder = Annotated[Thumbnails | Layout | TimmEmbedder | RunEmbedder, Field(discriminator="kind")]
-Detector = Annotated[Thumbnails | TimmEmbedder | RunEmbedder | Copies, Field(discriminator="kind")]
 
 
 class Leaks(Section):
@@ -127,6 +81,9 @@ class Retrieve(Section):
     `rule: share` asks of each pool image how many of its nearest `neighbours` among the queries and as many images drawn
     from the pool are queries, and takes the greatest shares: an image near to everything gains nothing by it. `whiten`:
     how far the features' principal directions are brought to one deviation first, by the pool's statistics.
+
+    `rule: density` weighs all of both by their distance, exp((cosine - 1) / width), in place of counting the nearest;
+    `mirrored` counts the queries' mirror images among them.
     """
 
     stage: Literal["retrieve"]
@@ -135,16 +92,20 @@ class Retrieve(Section):
     images: Count | None = None
     per_query: Count | None = later(absent=None)
     collisions: Literal["fill", "keep"] = later(absent="fill")
-    rule: Literal["ranks", "share"] = later(absent="ranks")
+    rule: Literal["ranks", "share", "density"] = later(absent="ranks")
     neighbours: Count = later(absent=100)  # of rule: share
     whiten: Fraction = later(absent=0.0)  # of rule: share
+    width: Positive = later(absent=0.05)  # of rule: density
+    mirrored: bool = later(absent=False)  # of rule: density
 
     @model_validator(mode="after")
     def _shares_have_no_lists(self) -> Self:
-        if self.rule == "share" and self.per_query is not None:
-            raise ValueError("per_query is a length of lists, and rule: share has none; give images")
-        if self.rule == "ranks" and (self.neighbours, self.whiten) != (100, 0.0):
-            raise ValueError("neighbours and whiten are those of rule: share; rule: ranks has none")
+        if self.rule != "ranks" and self.per_query is not None:
+            raise ValueError(f"per_query is a length of lists, and rule: {self.rule} has none; give images")
+        if self.rule != "share" and (self.neighbours, self.whiten) != (100, 0.0):
+            raise ValueError(f"neighbours and whiten are those of rule: share; rule: {self.rule} has none")
+        if self.rule != "density" and (self.width, self.mirrored) != (0.05, False):
+            raise ValueError(f"width and mirrored are those of rule: density; rule: {self.rule} has none")
         return self
 
     @model_validator(mode="after")
@@ -255,7 +216,9 @@ class CurationSpec(Section):
     def sources(self) -> tuple[str, ...]:
         """The URIs that it reads beside the pool, each once."""
         queries = (stage.queries for stage in _flattened(self.stages) if isinstance(stage, Retrieve | Clusters))
-        return tuple(dict.fromkeys((*(self.leaks.against if self.leaks else ()), *queries)))
+        embedders = (getattr(stage, "embedder", None) for stage in self.steps())
+        trained_on = (each.train for each in embedders if isinstance(each, Filters))
+        return tuple(dict.fromkeys((*(self.leaks.against if self.leaks else ()), *queries, *trained_on)))
 
     def steps(self) -> tuple[Leaks | Plain, ...]:
         """All of them, those inside mixtures and controls too."""

@@ -11,7 +11,8 @@ from dinov2lab.curation.pipeline import curate, share
 from dinov2lab.curation.shards import Cut
 from dinov2lab.data.source import Source
 from dinov2lab.draws import Key
-from dinov2lab.spec.curation import CurationSpec, Embedder
+from dinov2lab.spec.curation import CurationSpec
+from dinov2lab.spec.embedders import Embedder
 from dinov2lab.store.manifest import Manifest, ManifestFolder
 
 

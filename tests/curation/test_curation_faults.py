@@ -20,7 +20,8 @@ from PIL import Image
 from dinov2lab.curation import arrays, inputs
 from dinov2lab.curation.arrays import rows_file
 from dinov2lab.data.source import Source, Unreadable, decode
-from dinov2lab.spec.curation import CurationSpec, Duplicates, Embedder, Quality, Retrieve, TimmEmbedder
+from dinov2lab.spec.curation import CurationSpec, Duplicates, Quality, Retrieve
+from dinov2lab.spec.embedders import Embedder, TimmEmbedder
 
 EMBEDDER = TimmEmbedder(kind="timm", name="x", px=8)
 SPEC = CurationSpec(stages=(Duplicates(stage="duplicates", embedder=EMBEDDER, threshold=0.98),))

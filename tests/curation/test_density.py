@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dinov2lab.curation.density import shares, whitened
+from dinov2lab.curation.density import densities, shares, whitened
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -42,6 +42,23 @@ def test_an_image_near_to_everything_gains_nothing_by_it():
     assert set(found.order()[:100].tolist()) == set(range(100))
     assert (found.cosine[:100] < found.cosine[400]).sum() > 25  # by its cosine alone it would stand before these
     assert found.share[400] < found.share[:100].min()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 40), st.integers(1, 15), st.booleans(), st.integers(0, 99))
+def test_a_density_weighs_all_but_the_image_itself(size, queries, mirrored, seed):
+    rng = np.random.default_rng(seed)
+    pool, seeds = unit(rng.standard_normal((size, 5))), unit(rng.standard_normal((queries, 5)))
+    turned, reference = seeds[:, ::-1].copy(), rng.permutation(size)[:queries]
+    found = densities(pool, [seeds, turned] if mirrored else [seeds], reference, 0.3)
+    for row, vector in enumerate(pool.astype(float)):
+        weight = lambda other, vector=vector: np.exp((vector @ other.astype(float) - 1) / 0.3)  # noqa: E731
+        near = np.mean([weight(query) for query in (*seeds, *turned)[: queries * (1 + mirrored)]])
+        far = sum(weight(pool[other]) for other in reference if other != row) / len(reference)
+        assert found.share[row] == pytest.approx(near / (near + far), abs=1e-6)
+    np.testing.assert_array_equal(found.query, np.argmax(pool.astype(float) @ seeds.T.astype(float), 1))
+    with pytest.raises(ValueError, match="no readable query"):
+        densities(pool, [seeds[:0]], reference, 0.3)
 
 
 def test_without_a_query_there_is_no_share():

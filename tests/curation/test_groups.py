@@ -11,7 +11,8 @@ from memory import MemorySource, encoded, picture
 from dinov2lab.curation.gallery import Drawer, write_examples
 from dinov2lab.curation.groups import components, write_groups
 from dinov2lab.report.curation_page import write_page
-from dinov2lab.spec.curation import CurationSpec, Duplicates, Leaks, Retrieve, Thumbnails
+from dinov2lab.spec.curation import CurationSpec, Duplicates, Leaks, Retrieve
+from dinov2lab.spec.embedders import Thumbnails
 
 
 def naive(count: int, edges: dict[tuple[int, int], float]) -> dict[frozenset[int], tuple[float, int]]:

@@ -13,7 +13,8 @@ from PIL import Image, ImageOps
 from dinov2lab.curation import arrays, inputs, scan
 from dinov2lab.curation.shards import Cut, Pending
 from dinov2lab.data.source import Source, Unreadable, decode
-from dinov2lab.spec.curation import Copies, CurationSpec, Duplicates, Embedder, Leaks, Quality, Retrieve, TimmEmbedder
+from dinov2lab.spec.curation import CurationSpec, Duplicates, Leaks, Quality, Retrieve
+from dinov2lab.spec.embedders import Copies, Embedder, TimmEmbedder
 from dinov2lab.store.manifest import ManifestFolder
 
 EMBEDDER = TimmEmbedder(kind="timm", name="x", px=8)

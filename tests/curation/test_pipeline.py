@@ -19,17 +19,8 @@ from dinov2lab.curation.gallery import write_examples
 from dinov2lab.curation.scan import pixel_key
 from dinov2lab.data.source import Source, decode
 from dinov2lab.draws import Key
-from dinov2lab.spec.curation import (
-    CurationSpec,
-    Duplicates,
-    Embedder,
-    Layout,
-    Leaks,
-    Retrieve,
-    Sample,
-    Thumbnails,
-    TimmEmbedder,
-)
+from dinov2lab.spec.curation import CurationSpec, Duplicates, Leaks, Retrieve, Sample
+from dinov2lab.spec.embedders import Embedder, Layout, Thumbnails, TimmEmbedder
 
 LEAKS = Leaks(against=("memory:test",))
 DUPLICATES = Duplicates(stage="duplicates")

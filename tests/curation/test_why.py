@@ -6,7 +6,8 @@ from memory import MemorySource, encoded, picture
 
 from dinov2lab.curation.why import REASONS, find_manifest, why
 from dinov2lab.draws import Key
-from dinov2lab.spec.curation import CurationSpec, Duplicates, Leaks, Quality, Retrieve, Sample, Thumbnails
+from dinov2lab.spec.curation import CurationSpec, Duplicates, Leaks, Quality, Retrieve, Sample
+from dinov2lab.spec.embedders import Thumbnails
 
 DUPLICATES = Duplicates(stage="duplicates")
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinov2lab.spec.curation import CurationSpec, Duplicates, Leaks, Retrieve, Sample, Thumbnails
+from dinov2lab.spec.curation import CurationSpec, Duplicates, Leaks, Retrieve, Sample
+from dinov2lab.spec.embedders import Thumbnails
 from dinov2lab.spec.identity import content_id
 from dinov2lab.spec.run import OptimSpec, RunSpec
 from dinov2lab.spec.study import Arm, Cell, Decide, Study, expand

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dinov2lab.spec.curation import RunEmbedder
+from dinov2lab.spec.embedders import RunEmbedder
 from dinov2lab.spec.identity import run_id
 from dinov2lab.spec.load import SpecError, find, headline, kind_of, load_recipe, load_study
 from dinov2lab.spec.run import RunSpec

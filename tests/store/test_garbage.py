@@ -5,7 +5,8 @@ from pathlib import Path
 import fabricated
 import pytest
 
-from dinov2lab.spec.curation import CurationSpec, Retrieve, RunEmbedder
+from dinov2lab.spec.curation import CurationSpec, Retrieve
+from dinov2lab.spec.embedders import RunEmbedder
 from dinov2lab.spec.identity import run_id
 from dinov2lab.spec.run import RunSpec
 from dinov2lab.spec.study import Cell, expand
