@@ -9,6 +9,7 @@ from dinov2lab.curation.why import why as told
 from dinov2lab.data.source import Roots, open_source
 from dinov2lab.lab.execute import curated, for_curation
 from dinov2lab.lab.pictures import draw_examples
+from dinov2lab.progress import watching
 from dinov2lab.report.curation_page import write_page
 from dinov2lab.spec.identity import run_id
 from dinov2lab.spec.resources import Resources
@@ -16,7 +17,6 @@ from dinov2lab.spec.run import RunSpec
 from dinov2lab.spec.study import Cell
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.manifest import ManifestFolder
-from dinov2lab.terminal import watching
 
 
 def check(append: bool, shard: int | None, shards: int) -> None:
