@@ -257,6 +257,28 @@ def why(
 
 
 @app.command()
+def evaluate(
+    target: options.Network,
+    on: options.On = None,
+    memory: options.Memory = None,
+    metrics: options.Metrics = None,
+    px: options.Px = None,
+    workspace: options.Place = LAB,
+    data_root: options.DataRoot = HERE,
+    device: options.Device = "auto",
+    as_json: options.Json = False,
+) -> None:
+    """Measure a network's frozen features on images, beside what its run has measured. Done twice, it is read."""
+    from dinov2lab import evaluating
+    from dinov2lab.data.source import Roots
+    from dinov2lab.store.folders import Workspace
+
+    place = Workspace(workspace)
+    roots, wish = Roots(data_root, place.cache), evaluating.Wish(on or (), memory, metrics or (), px, device)
+    evaluating.show(evaluating.evaluate(target, place, roots, wish), as_json)
+
+
+@app.command()
 def export(
     run: Annotated[str, typer.Argument(metavar="RUN", help="The id of a finished run, or how it begins.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that is not there yet.")],

@@ -59,6 +59,25 @@ Confirm = Annotated[
 ConfirmSeeds = Annotated[int, typer.Option("--confirm-seeds", min=2, help="How many, for --confirm.")]
 Dashboard = Annotated[bool, typer.Option("--dashboard", help="Show the search in optuna-dashboard, until Ctrl-C.")]
 Port = Annotated[int, typer.Option("--port", min=1, max=65535, help="Of the page, on this machine only.")]
+Network = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN|STUDY|FILE|timm:NAME",
+        help="A finished run, all of a study, a checkpoint in a run's folder, a timm model.",
+    ),
+]
+On = Annotated[
+    list[str] | None,
+    typer.Option("--on", metavar="URI", help="What to test on; may be given again. [default: the run's own]"),
+]
+Memory = Annotated[
+    str | None, typer.Option("--memory", metavar="URI", help="What to learn from. [default: the run's own]")
+]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option("--metrics", metavar="NAMES", help="Such as knn,linear_grid. [default: what the images allow]"),
+]
+Px = Annotated[int | None, typer.Option("--px", min=1, help="Of a timm model's images. [default: as it was trained]")]
 Launcher = Annotated[Literal["local", "slurm"], typer.Option("--launcher", help="This machine, or a Slurm cluster.")]
 Profiles = Annotated[
     list[str] | None,

@@ -12,7 +12,7 @@ ROWS = (
     ("cli",),
     ("options",),
     ("cluster",),
-    ("searching", "curating"),
+    ("searching", "curating", "evaluating"),
     ("commands",),
     ("publisher",),
     ("progress",),
@@ -102,6 +102,7 @@ def test_packages_are_empty(file: str) -> None:
     [
         ("cli", "torch timm mlflow optuna pandas scipy matplotlib pydantic ruamel rich numpy"),
         ("commands", "torch timm mlflow optuna pandas scipy matplotlib"),
+        ("evaluating", "torch timm mlflow optuna pandas scipy matplotlib"),
         ("searching", "torch timm mlflow optuna pandas scipy matplotlib"),
         ("store.manifest", "torch timm mlflow optuna pandas scipy matplotlib"),
         ("report.render", "torch timm mlflow"),

@@ -14,6 +14,7 @@ from dinov2lab.data.decoded import Decoded, decoded
 from dinov2lab.data.source import Source, Unreadable, decode
 from dinov2lab.data.views import Pixels, normalise
 from dinov2lab.draws import Key, permutation
+from dinov2lab.spec.identity import content_id
 
 CACHE_BYTES = 2 << 30
 
@@ -42,6 +43,11 @@ class Pictures:
 
     def __getitem__(self, index: int) -> Image.Image:
         return Image.fromarray(self.pixels(index))
+
+    def some(self, places: Sequence[int]) -> "Pictures":
+        """Those at `places`, in that order."""
+        images = content_id([self.images, list(places)]) if self.images else ""
+        return Pictures(self._source, [self.rows[place] for place in places], images=images)
 
     def name(self, index: int) -> str:
         return self._source.paths[self.rows[index]]

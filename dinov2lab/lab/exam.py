@@ -118,9 +118,7 @@ class Whole(NamedTuple):
     def _some(self, uri: str, count: int) -> Pictures:
         """In a random order that is the same for every run."""
         pictures = self.pictures(uri)
-        order = permutation(Key(0), "segmentation", len(pictures))[:count].tolist()
-        rows = [pictures.rows[place] for place in order]
-        return Pictures(self.sources[uri], rows, images=content_id([pictures.images, order]))
+        return pictures.some(permutation(Key(0), "segmentation", len(pictures))[:count].tolist())
 
 
 def _maps(source: ParquetSource, rows: Sequence[int], read: Callable[[int], bytes], px: int) -> Tensor:

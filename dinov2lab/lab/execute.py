@@ -130,7 +130,7 @@ def _compute(
     if len(train) == 0:
         raise ValueError(f"{spec.data.train}: curation has left no image to train on")
     px, places = spec.views.global_px, Places(workspace, roots)
-    unlabelled = Pictures(sources[spec.data.train], train.rows[: protocol.HEALTH_IMAGES])
+    unlabelled = train.some(range(min(len(train), protocol.HEALTH_IMAGES)))
     data = evaluation_data(spec.evaluation, px, sources, unlabelled, places)
     start = _start(spec, workspace, roots, resources, stop)
     provenance.write(

@@ -16,6 +16,7 @@ class Workspace:
         self.searches = path / "searches"  # a folder each: its trials, its storage
         self.slurm = path / "slurm"  # a folder for each launch there
         self.snapshots = path / "code"  # the package as it was when jobs were submitted
+        self.evaluations = path / "evaluations"  # of networks that are no runs
         self.database = path / "mlflow.db"
         self.artifacts = path / "artifacts"
 

@@ -60,6 +60,7 @@ class RunFolder:
         self.submission = path / "submission.json"  # the job that computes it, where Slurm does
         self.log = path / "log"  # what its process said on stderr, where it ran on this machine
         self.pictures = path / "pictures"
+        self.evaluations = path / "evaluations"  # what was measured after the end, see store/evaluation.py
         self.diverged = path / "diverged.json"  # of a run that blew up: the step, and the images that it saw there
 
     def outcome(self) -> RunResult | None:

@@ -1,0 +1,105 @@
+"""What `dinov2lab evaluate` does: one network, or all finished runs of a study, measured on images."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from dinov2lab import commands, terminal
+from dinov2lab.spec.document import did_you_mean
+from dinov2lab.spec.load import FOLDERS, SpecError, kind_of
+from dinov2lab.spec.study import Study, expand
+from dinov2lab.store import studies
+from dinov2lab.store.evaluation import Evaluation
+from dinov2lab.store.folders import Workspace
+
+if TYPE_CHECKING:
+    from dinov2lab.data.source import Roots
+    from dinov2lab.lab.subject import Subject
+
+Open = Callable[[], "Subject"]
+
+
+class Wish(NamedTuple):
+    """As it was typed."""
+
+    on: Sequence[str]  # none: what the run was tested on
+    memory: str | None
+    metrics: Sequence[str]  # each one or several, with commas between
+    px: int | None
+    device: Literal["auto", "cpu", "cuda"]
+
+
+def evaluate(target: str, workspace: Workspace, roots: "Roots", wish: Wish) -> list[Evaluation]:
+    """Of each network that `target` names. Raises ValueError where there is none, or nothing can be measured."""
+    import torch
+
+    from dinov2lab.lab.evaluate import METRICS, Asked, evaluate
+    from dinov2lab.lab.exam import Places
+
+    words = tuple(dict.fromkeys(word for each in wish.metrics for word in each.split(",") if word))
+    for word in words:
+        if word not in METRICS:
+            near = did_you_mean(word, list(METRICS)) or f"; there are {', '.join(METRICS)}"
+            raise SpecError(f"--metrics {word}: no such evaluation{near}")
+    where = "cuda" if wish.device == "cuda" or (wish.device == "auto" and torch.cuda.is_available()) else "cpu"
+    found = []
+    for opened in subjects(target, wish.px, workspace):
+        subject = opened()
+        tested = tuple(wish.on) or ((subject.spec.test,) if subject.spec.test else ())
+        learnt = wish.memory or subject.spec.memory
+        if learnt is None or not tested:
+            raise SpecError(
+                f"{subject.name}: was trained without images to evaluate on; name them: --memory URI --on URI"
+            )
+        found.append(evaluate(subject, Asked(learnt, tested, words), Places(workspace, roots), where))
+    return found
+
+
+def subjects(target: str, px: int | None, workspace: Workspace) -> Iterator[Open]:
+    """What opens each network, one at a time: a timm model, a file, a run, or all finished runs of a study."""
+    from dinov2lab.lab.subject import TIMM, of_file, of_run, of_timm
+
+    path = Path(target)
+    if target.startswith(TIMM):
+        yield partial(of_timm, target.removeprefix(TIMM), px, workspace)
+    elif px is not None:
+        raise SpecError("--px: is for a model of timm's; a run has seen images of one size")
+    elif path.is_file() and path.suffix not in (".yaml", ".yml"):
+        yield partial(of_file, path)
+    elif study := _study(target, workspace):
+        finished = [cell for cell in expand(study) if workspace.run(cell.run).result.exists()]
+        if left := len(expand(study)) - len(finished):
+            terminal.note(f"study {study.name}: {terminal.plural(left, 'run')} without a result: skipped")
+        if not finished:
+            raise SpecError(f"study {study.name}: no run has a result yet; dinov2lab run {study.name}")
+        yield from (partial(of_run, workspace.run(cell.run)) for cell in finished)
+    elif path.suffix == ".pt":
+        raise SpecError(f"{target}: no such file")
+    else:
+        yield partial(of_run, commands.find_run(target, workspace))
+
+
+def _study(name: str, workspace: Workspace) -> Study | None:
+    file = Path(name) if Path(name).is_file() else FOLDERS["study"] / f"{name}.yaml"
+    if (file.is_file() and kind_of(file) == "study") or studies.stored(name, workspace):
+        return commands.find_study(name, workspace)
+    return None
+
+
+def show(found: Sequence[Evaluation], as_json: bool) -> None:
+    """A table for each set of images, a column for each network."""
+    if as_json:
+        terminal.say_json([each.model_dump(mode="json") for each in found])
+        return
+    for uri in dict.fromkeys(uri for each in found for uri in each.values):
+        columns = [each for each in found if uri in each.values]
+        names = dict.fromkeys(name for each in columns for name in sorted(each.values[uri]))
+        lines = [(name, *(_cell(each.values[uri].get(name)) for each in columns)) for name in names]
+        terminal.table((uri, *(each.of for each in columns)), lines, right=[each.of for each in columns])
+    for what, why in dict.fromkeys((what, why) for each in found for what, why in each.skipped.items()):
+        terminal.say(f"skipped {what}: {why}")
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
