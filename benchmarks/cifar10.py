@@ -29,8 +29,8 @@ from dinov2lab.data.loader import Order, Pictures, evaluation_batches
 from dinov2lab.data.source import Roots, open_source
 from dinov2lab.draws import Key
 from dinov2lab.evaluation import protocol
+from dinov2lab.lab.exam import Places, chosen_pictures, evaluation_data
 from dinov2lab.lab.execute import curated, execute
-from dinov2lab.lab.judging import chosen_pictures, evaluation_data
 from dinov2lab.spec.load import load_recipe
 from dinov2lab.spec.resources import Resources
 from dinov2lab.spec.run import RunSpec
@@ -105,7 +105,7 @@ class Losses(nn.Module):
 def theirs(spec: RunSpec, workspace: Workspace, roots: Roots, resources: Resources) -> None:
     sources = {uri: open_source(uri, roots) for uri in spec.sources()}
     train = chosen_pictures(sources[spec.data.train], curated(spec, workspace, roots, resources), workspace)
-    data = evaluation_data(spec, sources, train, workspace, roots)
+    data = evaluation_data(spec.evaluation, spec.views.global_px, sources, train, Places(workspace, roots))
     torch.manual_seed(spec.seed)
     model, losses = Example(spec), Losses(spec.objective.dino.head.prototypes)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.001)

@@ -148,7 +148,8 @@ def produced(base: RunSpec) -> tuple[str, ...]:
     """What a chooser may see of a run of `base`: val, health and costs; test never, and losses differ in meaning."""
     measures, val = base.evaluation, list[str]()
     if measures.memory is not None:
-        probes = {"linear": measures.linear, "retrieval": measures.retrieval, "segmentation": measures.segmentation}
+        names = ("linear", "logistic", "retrieval", "segmentation", "depth")
+        probes = {name: getattr(measures, name) for name in names}
         val = ["val/knn", *(f"val/{name}" for name, probe in probes.items() if probe)]
     return (*val, *LOOKS[1:], *COSTS)
 

@@ -1,12 +1,14 @@
 """Evaluations after the end: of a run, a checkpoint and a model of timm's; from the cache; apart from the run's result."""
 
 import json
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from tiny import RECIPE
+from tiny import EMBEDDER, RECIPE, STUDY
 
 from dinov2lab.cli import main
 from dinov2lab.data.loader import Pictures
@@ -20,8 +22,9 @@ from dinov2lab.lab.seeing import Cache, eyes, remembered
 from dinov2lab.lab.subject import Subject, of_file, of_run, of_timm
 from dinov2lab.model.vit import Backbone
 from dinov2lab.spec.identity import run_id
-from dinov2lab.spec.load import load_recipe
+from dinov2lab.spec.load import load_recipe, load_study
 from dinov2lab.spec.run import RunSpec
+from dinov2lab.spec.study import expand
 from dinov2lab.store import atomic
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.result import RunFolder, RunResult
@@ -286,3 +289,49 @@ def test_a_mistake_is_a_line(
     assert complaint in err
     assert len(err.strip().splitlines()) <= 2
     assert "Traceback" not in err
+
+
+# The guide
+
+
+ROOT = Path(__file__).parent.parent.parent
+LARGE = "vit_small_patch14_dinov2.lvd142m"
+
+
+def test_the_commands_of_the_guide_do_what_they_say(
+    spec: RunSpec, places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Each line of docs/evaluations.md that begins with dinov2lab, in a folder where the names it uses mean something."""
+    monkeypatch.chdir(tmp_path)
+    for file, text in {"experiments/tiny": RECIPE, "experiments/embedder": EMBEDDER, "ablations/path": STUDY}.items():
+        Path(file).parent.mkdir(exist_ok=True)
+        Path(f"{file}.yaml").write_text(text)
+    finished(expand(load_study("ablations/path.yaml"))[0].spec, places.workspace)
+    folder = finished(spec, places.workspace)
+    teacher = {f"backbone.{key}": value for key, value in backbone(spec).state_dict().items()}
+    torch.save({"teacher": teacher}, folder.checkpoint)
+    export(folder, "timm", tmp_path / "timm")
+    source = open_source(MEMORY, places.roots)
+    for part, rows in (("train", range(64)), ("test", range(64, 96))):
+        for row in rows:
+            file = tmp_path / part / f"{row % 16}" / f"{row}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(source.read(row))
+    text = (ROOT / "docs/evaluations.md").read_text()
+    commands = re.findall(r"^    dinov2lab evaluate (.+?)(?:  +#.*)?$", text, re.MULTILINE)
+    assert len(commands) >= 8
+    for command in commands:
+        for name, here in (("STUDY", "path"), ("RUN", folder.path.name), (LARGE, "local-dir:timm")):
+            command = command.replace(name, here)
+        words = [re.sub(r"(toyweb:\w+)\??", r"\1?images=48&", word).rstrip("&") for word in shlex.split(command)]
+        code, out, err = say(capfd, *words, "--device", "cpu")
+        assert code == 0, (words, err)
+        assert "skipped" not in out.replace('"skipped": {}', ""), (words, out)
+
+
+def test_the_recipe_of_the_guide_is_one(tmp_path: Path) -> None:
+    [text] = re.findall(r"```yaml\n(.+?)```", (ROOT / "docs/evaluations.md").read_text(), re.DOTALL)
+    (tmp_path / "recipe.yaml").write_text("description: As in the guide.\n" + text)
+    evaluation = load_recipe(tmp_path / "recipe.yaml").evaluation
+    assert None not in (evaluation.looks, evaluation.depth, evaluation.logistic)
+    assert set(evaluation.sources()) >= {"toyweb:copies", "toyweb:scenes", "toyweb:test?shift=noise"}
