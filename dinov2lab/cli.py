@@ -196,15 +196,14 @@ def report(
     reports: options.Reports = REPORTS,
     pool: options.Pool = False,
 ) -> None:
-    """Write a study's report from the results that are there."""
-    from dinov2lab import commands, terminal
-    from dinov2lab.report.render import write_report
+    """Write a study's report from the results that are there; one that says them already is left alone."""
+    from dinov2lab import commands, publisher, terminal
     from dinov2lab.store.folders import Workspace
 
     place = Workspace(workspace)
     one = commands.find_study(study, place)
     folder = reports / one.name
-    write_report(one, place, folder, pool=pool)
+    publisher.write(one, place, folder, pool=pool)
     terminal.show_verdict(one, commands.verdict_of(folder), folder, as_json=False)
 
 

@@ -98,13 +98,19 @@ def main() -> None:
         sys.stdout.flush()
 
 
-def write(study: Study, workspace: Workspace, report: Path) -> None:
-    """A study's report, by one process at a time, which tidies up after one that was killed."""
-    from dinov2lab.report.render import write_report
+def write(study: Study, workspace: Workspace, report: Path, *, pool: bool = False) -> None:
+    """A study's report, by one process at a time, which tidies up after one that was killed; nothing where it stands."""
+    from dinov2lab.report import drawn
 
     with atomic.locked(workspace.studies / f"{study.name}.lock"):
+        if drawn.stands(study, workspace, report, pool=pool):
+            return
+        from dinov2lab.report.render import write_report
+
         atomic.sweep(report)
-        write_report(study, workspace, report)
+        before = drawn.seen(study, workspace, report, drawn.runs_of(study, workspace), pool=pool)
+        write_report(study, workspace, report, pool=pool)
+        drawn.remember(study, workspace, report, before)
 
 
 def _published(study: Study, workspace: Workspace, reports: Path, *, report: bool) -> str:

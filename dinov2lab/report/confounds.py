@@ -1,6 +1,7 @@
 """What arms differ in besides the factor that their study names: a difference that such an arm shows may come from there."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 from dinov2lab.report import words
@@ -24,7 +25,8 @@ class Facts(NamedTuple):
 
 def confounds(study: Study, runs: Iterable[Run]) -> dict[str, str]:
     """Arm -> what it differs in from the baseline besides its factor, in words; arms that differ in nothing are left out."""
-    facts = {(run.arm, run.seed): _facts(run) for run in runs if run.status == "finished"}
+    sizes: dict[Path, int | None] = {}
+    facts = {(run.arm, run.seed): _facts(run, sizes) for run in runs if run.status == "finished"}
     specs = {arm.name: arm.spec for arm in study.arms}
     wanted = images_selected(specs[study.baseline])
     found = {}
@@ -43,11 +45,15 @@ def _both(facts: dict[tuple[str, int], Facts], study: Study, arm: str, seed: int
     return (arm, seed) in facts and (study.baseline, seed) in facts
 
 
-def _facts(run: Run) -> Facts:
+def _facts(run: Run, sizes: dict[Path, int | None]) -> Facts:
+    """`sizes`: of the manifests that were read already; many runs share one."""
     assert run.outcome
-    cost, manifest = run.outcome.cost, ManifestFolder(run.manifest).read() if run.manifest else None
+    if run.manifest and run.manifest not in sizes:
+        manifest = ManifestFolder(run.manifest).read()
+        sizes[run.manifest] = manifest.rows if manifest else None
+    cost = run.outcome.cost
     return Facts(
-        manifest.rows if manifest else None,
+        sizes[run.manifest] if run.manifest else None,
         cost.images if cost else 0,
         cost.flops if cost else 0,
         run.outcome.parameters,

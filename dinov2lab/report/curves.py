@@ -3,8 +3,10 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from dinov2lab.report import words
-from dinov2lab.report.figures import Line, Panel
+from dinov2lab.report.figures import Line, Panel, thinned
 from dinov2lab.report.references import references
 from dinov2lab.report.tables import Run
 from dinov2lab.spec.run import RunSpec
@@ -12,6 +14,7 @@ from dinov2lab.spec.study import Study
 
 LEARNING = ("loss/total", "loss/dino_global", "loss/dino_local", "loss/ibot", "loss/koleo")
 HEALTH = ("health/feature_std", "health/rankme", "teacher/entropy", "student/entropy", "gradient/norm")
+MOST_LINES = 60  # of one figure; of more runs an arm's median is drawn, and their spread
 UNIFORM = ("loss/dino_global", "loss/dino_local", "loss/ibot", "teacher/entropy", "student/entropy")
 
 
@@ -37,9 +40,32 @@ def _panel(study: Study, runs: Sequence[Run], metric: str) -> Panel:
         points = [(float(row["images"]), float(row[metric])) for row in run.rows if metric in row]
         if points:
             lines.append(Line(place[run.arm], f"{run.arm} seed {run.seed}", points))
+    if len(lines) > MOST_LINES:
+        lines = [_middle([line for line in lines if line.arm == place[arm.name]], arm.name) for arm in study.arms]
     accuracy = words.is_accuracy(metric)
     title = words.title(metric) + (", %" if accuracy else "")
     return Panel(title, tuple(lines), _marks(study, runs, metric), 100 if accuracy else 1)
+
+
+def _middle(lines: Sequence[Line], arm: str) -> Line:
+    """The median of an arm's runs, and between which values nine of ten lie, where at least half of them have one."""
+    values: dict[float, list[float]] = {}
+    for line in lines:
+        for x, y in thinned(line.points):
+            if math.isfinite(y):
+                values.setdefault(x, []).append(y)
+    spread = [
+        (x, *(float(each) for each in np.quantile(ys, (0.05, 0.5, 0.95))))
+        for x, ys in sorted(values.items())
+        if 2 * len(ys) >= len(lines)
+    ]
+    points = [(x, middle) for x, _, middle, _ in spread]
+    return Line(
+        lines[0].arm if lines else 0,
+        f"{arm}, median of {words.plural(len(lines), 'run')}",
+        points,
+        [(x, low, high) for x, low, _, high in spread],
+    )
 
 
 def _marks(study: Study, runs: Sequence[Run], metric: str) -> tuple[tuple[float, str], ...]:

@@ -28,6 +28,9 @@ class Line(NamedTuple):
     arm: int  # place among the arms
     label: str
     points: Sequence[Point]  # (images seen, value)
+    spread: Sequence[
+        tuple[float, float, float]
+    ] = ()  # (images seen, low, high) of the many runs that the line stands for
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,7 @@ def panel(panel: Panel, legend: Sequence[str] = ()) -> Markup:
     xs = [x for line in lines for x, _ in line.points]
     marks = [(panel.scale * value, text) for value, text in panel.marks]
     ys = [panel.scale * y for line in lines for _, y in line.points if math.isfinite(y)] + [value for value, _ in marks]
+    ys += [panel.scale * end for line in lines for _, low, high in line.spread for end in (low, high)]
     if not xs or not ys:
         return Markup("")
     last = max(xs)
@@ -174,6 +178,10 @@ def panel(panel: Panel, legend: Sequence[str] = ()) -> Markup:
     for value, text in marks:
         parts += [_line(left, y(value), right, y(value), "mark"), _text(right - 2, y(value) - 4, text, "end")]
     for line in lines:
+        if line.spread:
+            lows = [(x(at), y(panel.scale * low)) for at, low, _ in line.spread]
+            highs = [(x(at), y(panel.scale * high)) for at, _, high in reversed(line.spread)]
+            parts.append(f'<path d="{_path([*lows, *highs])}Z" class="band" style="fill:{colour(line.arm)}"/>')
         path = _path([(x(at), y(panel.scale * value)) for at, value in line.points])
         parts.append(
             f'<path d="{path}" class="run" style="stroke:{colour(line.arm)}"><title>{escape(line.label)}</title></path>'

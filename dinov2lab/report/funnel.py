@@ -2,14 +2,13 @@
 
 import base64
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
-from dinov2lab.report.tables import Run
+from dinov2lab.report.tables import Run, by_arm
 from dinov2lab.spec.study import Study
 from dinov2lab.store.manifest import Manifest, ManifestFolder
 
@@ -70,11 +69,12 @@ class Curation:
     certificates: tuple[Certificate, ...]
 
 
-def curations(study: Study, runs: Iterable[Run]) -> tuple[Curation, ...]:
+def curations(study: Study, runs: tuple[Run, ...]) -> tuple[Curation, ...]:
     table, seen = [], dict[str, str]()
     for arm in study.arms:
-        folders = {run.seed: run.manifest for run in runs if run.arm == arm.name and run.manifest}
-        funnels = {seed: funnel for seed, folder in folders.items() if (funnel := _funnel(folder))}
+        folders = {run.seed: run.manifest for run in by_arm(runs).get(arm.name, ()) if run.manifest}
+        read = {folder: _funnel(folder) for folder in set(folders.values())}
+        funnels = {seed: read[folder] for seed, folder in folders.items() if read[folder]}
         if funnels:
             seed = next(iter(funnels))
             examples = _examples(arm.name, folders[seed], seen)

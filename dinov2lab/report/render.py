@@ -9,14 +9,16 @@ import jinja2
 from markupsafe import Markup
 
 from dinov2lab.report import curves, figures, funnel, references, rules, tables, verdict, words
-from dinov2lab.report.confounds import confounds
 from dinov2lab.report.curation_page import write_pages
+from dinov2lab.report.results import write_results
 from dinov2lab.report.tables import Run
 from dinov2lab.report.verdict import Row
 from dinov2lab.spec.study import Study
 from dinov2lab.store import atomic, studies
 from dinov2lab.store.folders import Workspace
 
+LISTED = 400  # runs that a page tells of one by one; more are in results.csv
+RINGS = 60  # seeds that a forest draws one by one
 TEMPLATES = Path(__file__).parent / "templates"
 MARKDOWN = str.maketrans({sign: f"\\{sign}" for sign in "\\`*[]|"} | {"<": "&lt;", ">": "&gt;", "\n": " ", "\r": " "})
 
@@ -35,8 +37,7 @@ def write_report(study: Study, workspace: Workspace, out: Path, *, pool: bool = 
     """
     runs = tables.read_runs(study, workspace)
     view = _view(study, runs, pool) | {"changes": [rules.replaced(each) for each in studies.changes(study, workspace)]}
-    results = tables.results_table(study, runs)
-    atomic.write(out / "results.csv", lambda file: results.to_csv(file, index=False))
+    write_results(study, runs, out)
     pictures = _write_figures(study, view, out / "figures")
     atomic.write_text(out / "report.md", markdown().get_template("report.md.j2").render(view, pictures=pictures))
     atomic.write_text(out / "index.html", html().get_template("report.html.j2").render(view))
@@ -52,9 +53,11 @@ def _plain(row: Row) -> dict[str, Any]:
 
 def _view(study: Study, runs: tuple[Run, ...], pool: bool) -> dict[str, Any]:
     """What both templates show."""
-    decided = [arm.judged for arm in verdict.arm_rows(study, runs, study.decide.metric, pool=pool) if arm.judged]
-    gains = references.gains(study, runs, study.decide.metric)
+    against = verdict.guard(study, runs, pool=pool)
     others = [metric for metric in study.metrics if metric != study.decide.metric]
+    metrics = [_metric(study, runs, metric, against) for metric in (study.decide.metric, *others)]
+    decided = [arm.judged for arm in metrics[0]["arms"] if arm.judged]
+    gains = references.gains(study, runs, study.decide.metric)
     origins = tables.origins(runs)
     return {
         "study": study,
@@ -63,15 +66,17 @@ def _view(study: Study, runs: tuple[Run, ...], pool: bool) -> dict[str, Any]:
         "place": {arm.name: index for index, arm in enumerate(study.arms)},
         "colour": figures.colour,
         "headline": verdict.headline(study, runs, tuple(decided)),
-        "mixtures": tables.mixtures(runs),
+        "mixtures": against.mixed,
         "pool": pool,
-        "confounds": confounds(study, runs),
+        "confounds": against.unlike,
         "labelled": tables.labelled(runs),
         "runs": runs,
         "finished": [run for run in runs if run.status == "finished"],
         "absent": [run for run in runs if run.status != "finished"],
+        "listed": LISTED,
+        "most_lines": curves.MOST_LINES,
         "forest": _forest(study, decided),
-        "metrics": [_metric(study, runs, metric, pool) for metric in (study.decide.metric, *others)],
+        "metrics": metrics,
         "gains": gains,
         "learnt": references.learnt(study, gains),
         "doubtful": any(gain.difference.n > 1 and not gain.beats for gain in gains),
@@ -81,16 +86,16 @@ def _view(study: Study, runs: tuple[Run, ...], pool: bool) -> dict[str, Any]:
         "curations": funnel.curations(study, runs),
         "costs": tables.costs(study, runs),
         "varies": tables.seed_varies(study),
-        "origins": origins,
+        "origins": origins if len(origins) <= LISTED else tables.by_origin(origins),
         "environments": list(dict.fromkeys(origin.versions for origin in origins)),
     }
 
 
-def _metric(study: Study, runs: tuple[Run, ...], metric: str, pool: bool) -> dict[str, Any]:
+def _metric(study: Study, runs: tuple[Run, ...], metric: str, against: verdict.Guard) -> dict[str, Any]:
     """The table of one metric: the arms, and the reference rows."""
     return {
         "name": metric,
-        "arms": verdict.arm_rows(study, runs, metric, pool=pool),
+        "arms": verdict.arm_rows(study, runs, metric, against),
         "references": references.references(study, runs, metric),
         "measured": any(metric in run.finals for run in runs),
     }
@@ -105,7 +110,7 @@ def _forest(study: Study, judged: Iterable[verdict.Judged]) -> Markup | None:
             _measured(metric, each),
             each.difference.mean,
             each.difference.interval,
-            tuple(each.seeds.values()),
+            tuple(each.seeds.values()) if len(each.seeds) <= RINGS else (),
         )
         for each in judged
         if each.difference.mean is not None

@@ -2,27 +2,27 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
-
-import pandas as pd
+from typing import Any, Literal, TypeVar
 
 from dinov2lab.report import words
 from dinov2lab.spec.run import RunSpec
 from dinov2lab.spec.study import Study, expand
 from dinov2lab.store.folders import Workspace
-from dinov2lab.store.result import RunResult
+from dinov2lab.store.result import RunFolder, RunResult
 
-ROWS = 50  # of a run's metrics.jsonl that the table tells of, besides its looks at val
-COLUMNS = ["study", "arm", "seed", "run", "metric", "step", "value"]
-NOT_METRICS = ("step", "images", "time")
+READ = 200_000  # rows of metrics.jsonl that are read of a study, shared out to its runs
+LEAST = 20  # of a run, however many runs there are
+LOOK = b'"val/'  # what a row of a look at val holds
 
+Item = TypeVar("Item")
 Status = Literal["finished", "failed", "unfinished", "not run"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """One cell of a study, whatever has become of it."""
 
@@ -31,7 +31,7 @@ class Run:
     id: str
     spec: RunSpec
     outcome: RunResult | None
-    rows: tuple[dict[str, Any], ...]  # metrics.jsonl
+    rows: tuple[dict[str, Any], ...]  # of metrics.jsonl: all, or evenly spaced ones
     provenance: dict[str, Any]
     manifest: Path | None  # folder of its manifest, where it has been curated
 
@@ -76,7 +76,7 @@ class Origin:
     """Where the numbers of one run come from."""
 
     arm: str
-    seed: int
+    seed: str
     run: str
     commit: str
     code: str
@@ -87,10 +87,12 @@ class Origin:
 
 def read_runs(study: Study, workspace: Workspace) -> tuple[Run, ...]:
     """Every planned run of the study, in the order in which they are run: seed by seed."""
-    return tuple(_read(workspace, *cell) for cell in expand(study))
+    cells = expand(study)
+    most = max(LEAST, READ // len(cells))
+    return tuple(_read(workspace, most, *cell) for cell in cells)
 
 
-def _read(workspace: Workspace, arm: str, seed: int, run: str, spec: RunSpec) -> Run:
+def _read(workspace: Workspace, most: int, arm: str, seed: int, run: str, spec: RunSpec) -> Run:
     folder = workspace.run(run)
     provenance = json.loads(folder.provenance.read_bytes()) if folder.provenance.exists() else {}
     manifest = provenance.get("manifest_folder")
@@ -100,45 +102,37 @@ def _read(workspace: Workspace, arm: str, seed: int, run: str, spec: RunSpec) ->
         run,
         spec,
         folder.outcome(),
-        tuple(folder.rows()),
+        _rows(folder, most),
         provenance,
         workspace.path / manifest if manifest else None,
     )
 
 
-def results_table(study: Study, runs: Iterable[Run]) -> pd.DataFrame:
-    """Tidy: one value a row. Final metrics, and the costs under cost/, stand at the run's last step.
-
-    The history is thinned to about ROWS rows a run, so that a table can be kept beside its report.
-    """
-    rows = [(study.name, run.arm, run.seed, run.id, *measured) for run in runs for measured in _measured(run)]
-    return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def _measured(run: Run) -> Iterable[tuple[str, int, float]]:
-    last = run.spec.optim.steps
-    finals = dict(run.finals)
-    if finals and run.outcome and run.outcome.cost:
-        finals |= {f"cost/{name}": float(number) for name, number in run.outcome.cost.model_dump().items()}
-    for row in _thinned(run.rows):
-        for metric, number in row.items():
-            if metric not in NOT_METRICS and not (row["step"] >= last and metric in finals):
-                yield metric, row["step"], number
-    for metric, number in finals.items():
-        yield metric, last, number
+def _rows(folder: RunFolder, most: int) -> tuple[dict[str, Any], ...]:
+    """About `most` rows, and as many looks at val; the last row is among them. What is left out is not parsed."""
+    lines = folder.lines()
+    looks = [place for place, line in enumerate(lines) if LOOK in line]
+    kept = {*every(range(len(lines)), most), *every(looks, most), *range(len(lines))[-1:]}
+    return tuple(json.loads(b"[" + b",".join(lines[place] for place in sorted(kept)) + b"]"))
 
 
-def _thinned(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every look at val, and so many of the other rows; metrics.jsonl keeps them all."""
-    stride = max(1, -(-len(rows) // ROWS))
-    return [
-        row for index, row in enumerate(rows) if index % stride == 0 or any(name.startswith("val/") for name in row)
-    ]
+def every(items: Sequence[Item], most: int) -> Sequence[Item]:
+    """At most `most` of `items`, evenly spaced from the first."""
+    return items[:: max(1, -(-len(items) // most))]
 
 
-def finals(runs: Iterable[Run], arm: str, metric: str) -> dict[int, float]:
+@lru_cache(maxsize=1)
+def by_arm(runs: tuple[Run, ...]) -> dict[str, tuple[Run, ...]]:
+    """Looked up for every number of a report, so grouped once."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.arm, []).append(run)
+    return {arm: tuple(group) for arm, group in groups.items()}
+
+
+def finals(runs: tuple[Run, ...], arm: str, metric: str) -> dict[int, float]:
     """Seed -> final value of one metric, over the finished runs of an arm that have it."""
-    return {run.seed: run.finals[metric] for run in runs if run.arm == arm and metric in run.finals}
+    return {run.seed: run.finals[metric] for run in by_arm(runs).get(arm, ()) if metric in run.finals}
 
 
 def labelled(runs: Iterable[Run]) -> bool:
@@ -150,7 +144,8 @@ def costs(study: Study, runs: tuple[Run, ...]) -> tuple[Cost, ...]:
     """One row for each arm that has a finished run."""
     table = []
     for arm in study.arms:
-        outcomes = [run.outcome for run in runs if run.arm == arm.name and run.outcome and run.status == "finished"]
+        mine = by_arm(runs).get(arm.name, ())
+        outcomes = [run.outcome for run in mine if run.outcome and run.status == "finished"]
         spent = [outcome.cost for outcome in outcomes if outcome.cost]
         if spent:
             images, flops, seconds = (
@@ -170,13 +165,31 @@ def _origin(run: Run, outcome: RunResult) -> Origin:
     versions = outcome.environment or run.provenance.get("versions", {})
     return Origin(
         arm=run.arm,
-        seed=run.seed,
+        seed=str(run.seed),
         run=run.id,
         commit=(outcome.commit or "none")[:10],
         code=outcome.code[:12],
         manifest=outcome.manifest or "none",
         finished=finished,
         versions=", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
+    )
+
+
+def by_origin(origins: Sequence[Origin]) -> tuple[Origin, ...]:
+    """One row for all runs of an arm that come from one place, where runs are too many to be told one by one."""
+    groups: dict[tuple[str, ...], list[Origin]] = {}
+    for each in origins:
+        groups.setdefault((each.arm, each.commit, each.code, each.manifest, each.versions), []).append(each)
+    return tuple(
+        replace(
+            group[0],
+            seed=words.count(len(group)),
+            run="in results.csv",
+            finished=" to ".join(
+                dict.fromkeys((min(each.finished for each in group), max(each.finished for each in group)))
+            ),
+        )
+        for group in groups.values()
     )
 
 
@@ -190,13 +203,18 @@ def mixtures(runs: tuple[Run, ...]) -> tuple[str, ...]:
     codes = sorted({outcome.code[:12] for _, outcome in outcomes})
     if len(codes) > 1:
         found.append(f"the runs were made by different code ({', '.join(codes)})")
-    for uri in sorted({uri for _, outcome in outcomes for uri in outcome.sources}):
-        if len({outcome.sources[uri] for _, outcome in outcomes if uri in outcome.sources}) > 1:
-            found.append(f"the source {uri} changed between runs")
-    for arm in dict.fromkeys(run.arm for run, _ in outcomes if not samples(run.spec)):
-        manifests = sorted({outcome.manifest or "none" for run, outcome in outcomes if run.arm == arm})
+    read = sorted({source for _, outcome in outcomes for source in outcome.sources.items()})
+    names = [uri for uri, _ in read]
+    found += [f"the source {uri} changed between runs" for uri in dict.fromkeys(names) if names.count(uri) > 1]
+    drawn: dict[str, set[str]] = {}
+    for run, outcome in outcomes:
+        if not samples(run.spec):
+            drawn.setdefault(run.arm, set()).add(outcome.manifest or "none")
+    for arm, manifests in drawn.items():
         if len(manifests) > 1:
-            found.append(f"the arm {arm} draws no sample, yet its runs saw different images ({', '.join(manifests)})")
+            found.append(
+                f"the arm {arm} draws no sample, yet its runs saw different images ({', '.join(sorted(manifests))})"
+            )
     return tuple(found)
 
 

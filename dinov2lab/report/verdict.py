@@ -7,7 +7,7 @@ from dinov2lab.report import words
 from dinov2lab.report.confounds import confounds
 from dinov2lab.report.rules import Compared, compared
 from dinov2lab.report.statistics import Claim, Difference, Mean, mean_of, separates
-from dinov2lab.report.tables import Run, finals, labelled, mixtures
+from dinov2lab.report.tables import Run, by_arm, finals, labelled, mixtures
 from dinov2lab.spec.study import Study
 
 NOT_QUALITY = ("health/", "loss/", "optim/", "teacher/", "student/", "gradient/", "speed/")
@@ -53,18 +53,28 @@ class ArmRow:
     judged: Judged | None
 
 
-def judge(study: Study, runs: tuple[Run, ...], metric: str, *, pool: bool) -> tuple[Judged, ...]:
+@dataclass(frozen=True)
+class Guard:
+    """What speaks against comparing a study's runs, whatever the metric."""
+
+    unlike: dict[str, str]  # arm -> what it differs in from the baseline besides its factor
+    mixed: tuple[str, ...]  # why the runs must not be compared with one another
+    pool: bool  # they are compared all the same
+
+
+def guard(study: Study, runs: tuple[Run, ...], *, pool: bool) -> Guard:
+    return Guard(confounds(study, runs), mixtures(runs), pool)
+
+
+def judge(study: Study, runs: tuple[Run, ...], metric: str, against: Guard) -> tuple[Judged, ...]:
     """Every arm but the baseline against the baseline, with intervals that hold together."""
-    found, unlike = compared(study, runs, metric), confounds(study, runs)
-    return tuple(_judge(study, runs, metric, arm, found[arm], unlike.get(arm), pool) for arm in found)
+    found = compared(study, runs, metric)
+    return tuple(_judge(study, runs, metric, arm, found[arm], against) for arm in found)
 
 
-def _judge(
-    study: Study, runs: tuple[Run, ...], metric: str, arm: str, found: Compared, unlike: str | None, pool: bool
-) -> Judged:
-    """`unlike`: what the arm differs in from the baseline besides its factor."""
-    difference = found.difference
-    refusal = _refusal(study, runs, metric, arm, difference, pool)
+def _judge(study: Study, runs: tuple[Run, ...], metric: str, arm: str, found: Compared, against: Guard) -> Judged:
+    difference, unlike = found.difference, against.unlike.get(arm)
+    refusal = _refusal(study, runs, metric, arm, difference, against)
     if unlike and study.decide.strict and not refusal:
         refusal = f"no claim: beside {words.listed(study.factor)} it differs in {unlike}, and the study is strict"
     claim: Claim = "none"
@@ -80,18 +90,18 @@ def _judge(
 
 
 def _refusal(
-    study: Study, runs: tuple[Run, ...], metric: str, arm: str, difference: Difference, pool: bool
+    study: Study, runs: tuple[Run, ...], metric: str, arm: str, difference: Difference, against: Guard
 ) -> str | None:
     """Why no claim is made, or None."""
-    here = [run for run in runs if run.arm in (arm, study.baseline)]
+    here = [run for name in (arm, study.baseline) for run in by_arm(runs).get(name, ())]
     waiting = [run for run in here if run.status in ("unfinished", "not run")]
     if not difference.n:
         return _no_pair(here, metric, waiting)
     if difference.mean is None:
         return "no claim: a run ended with a value that is no number"
     measured = f"{words.signed_points(metric, difference.mean)}{_reach(study, metric, difference)}"
-    if (mixed := mixtures(runs)) and not pool:
-        return f"no claim: {'; '.join(mixed)}"
+    if against.mixed and not against.pool:
+        return f"no claim: {'; '.join(against.mixed)}"
     if difference.n == 1:
         return "no claim: one seed cannot tell a difference from chance"
     if metric.startswith(NOT_QUALITY):
@@ -152,12 +162,12 @@ def _left_out(study: Study, runs: Iterable[Run], arm: str, found: Compared) -> s
     return text
 
 
-def arm_rows(study: Study, runs: tuple[Run, ...], metric: str, *, pool: bool) -> tuple[ArmRow, ...]:
-    judged = {each.row.arm: each for each in judge(study, runs, metric, pool=pool)}
+def arm_rows(study: Study, runs: tuple[Run, ...], metric: str, against: Guard) -> tuple[ArmRow, ...]:
+    judged = {each.row.arm: each for each in judge(study, runs, metric, against)}
 
     def row(arm: str) -> ArmRow:
         ours = finals(runs, arm, metric)
-        status = {run.seed: run.status for run in runs if run.arm == arm}
+        status = {run.seed: run.status for run in by_arm(runs)[arm]}
         shown = (
             (seed, words.value(metric, ours[seed]) if seed in ours else _absent(status[seed])) for seed in study.seeds
         )

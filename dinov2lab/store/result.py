@@ -89,6 +89,10 @@ class RunFolder:
             whole, newline, _ = file.read().rpartition(b"\n")
         return [json.loads(line) for line in whole.splitlines()], offset + len(whole) + len(newline)
 
+    def lines(self) -> list[bytes]:
+        """The rows of metrics.jsonl as they stand there, for a reader who wants few of many."""
+        return self.metrics.read_bytes().rpartition(b"\n")[0].splitlines() if self.metrics.exists() else []
+
     def clear(self) -> None:
         """Forget the run, its lock excepted, which the caller holds."""
         self.result.unlink(missing_ok=True)

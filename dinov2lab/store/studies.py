@@ -53,14 +53,14 @@ def record(study: Study, workspace: Workspace) -> None:
         atomic.sweep(workspace.studies)
         past = _replaced(study, workspace)
         if past:
-            with _past(study, workspace).open("a", encoding="utf-8") as file:
+            with past_of(study, workspace).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(past._asdict() | {"decide": past.decide.model_dump(mode="json")}) + "\n")
         atomic.write_text(workspace.study(study.name), as_stored(study))
 
 
 def changes(study: Study, workspace: Workspace) -> tuple[Changed, ...]:
     """The rules that `study` had before this one, when runs had finished."""
-    file = _past(study, workspace)
+    file = past_of(study, workspace)
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     past = [json.loads(line) for line in lines if line.endswith("}")]
     known = [Changed(**(each | {"decide": Decide.model_validate(each["decide"])})) for each in past]
@@ -88,5 +88,5 @@ def _rule(study: Study | Changed) -> tuple[Decide, str]:
     return study.decide, study.baseline
 
 
-def _past(study: Study, workspace: Workspace) -> Path:
+def past_of(study: Study, workspace: Workspace) -> Path:
     return workspace.study(study.name).with_suffix(".past.jsonl")

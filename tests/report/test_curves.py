@@ -1,8 +1,13 @@
+import numpy as np
 import pytest
+from fabricated import study
 
-from dinov2lab.report.curves import signature
-from dinov2lab.report.tables import ROWS, _thinned
+from dinov2lab.report.curves import MOST_LINES, learning, signature
+from dinov2lab.report.figures import panel as draw
+from dinov2lab.report.results import HISTORY, ROWS, thinned
+from dinov2lab.report.tables import Run
 from dinov2lab.spec.run import RunSpec
+from dinov2lab.spec.study import expand
 
 
 @pytest.mark.parametrize(
@@ -22,8 +27,38 @@ def test_an_entropy_is_marked_at_the_whole_of_ln_k() -> None:
 
 def test_the_table_thins_a_long_history_but_keeps_every_look_at_val() -> None:
     rows = [{"step": step, "loss/total": 1.0} | ({"val/knn": 0.5} if step % 7 == 0 else {}) for step in range(1000)]
-    kept = _thinned(rows)
+    kept = thinned(rows, HISTORY)
     assert [row["step"] for row in kept if "val/knn" in row] == list(range(0, 1000, 7))
     assert len([row for row in kept if "val/knn" not in row]) <= ROWS
-    assert _thinned(rows[:ROWS]) == rows[:ROWS]
-    assert _thinned([]) == []
+    assert thinned(rows[:ROWS], HISTORY) == rows[:ROWS]
+    assert thinned([], HISTORY) == []
+
+
+def test_of_a_study_with_very_many_runs_each_has_a_small_share_of_the_table() -> None:
+    rows = [{"step": step, "loss/total": 1.0} | ({"val/knn": 0.5} if step % 7 == 0 else {}) for step in range(1000)]
+    assert len(thinned(rows, 2)) <= 4
+
+
+def test_of_very_many_runs_each_arm_has_one_line_its_median_and_spread() -> None:
+    one = study(seeds=MOST_LINES)
+    rows = [{"step": 10, "images": 640.0, "loss/total": 0.0}, {"step": 20, "images": 1280.0, "loss/total": 0.0}]
+    runs = tuple(
+        Run(
+            cell.arm,
+            cell.seed,
+            cell.run,
+            cell.spec,
+            None,
+            tuple(row | {"loss/total": float(cell.seed)} for row in rows),
+            {},
+            None,
+        )
+        for cell in expand(one)
+    )
+    (panel,) = learning(one, runs)
+    assert [line.label for line in panel.lines] == [f"{arm.name}, median of {MOST_LINES} runs" for arm in one.arms]
+    values = list(range(MOST_LINES))
+    low, middle, high = np.quantile(values, (0.05, 0.5, 0.95))
+    assert list(panel.lines[1].points) == [(640.0, middle), (1280.0, middle)]
+    assert list(panel.lines[1].spread) == [(640.0, low, high), (1280.0, low, high)]
+    assert draw(panel).count('class="band"') == len(one.arms)
