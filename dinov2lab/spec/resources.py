@@ -18,8 +18,9 @@ class Resources(Section):
     """Where and how a run is computed. Never part of the hash."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: Count = 1
-    micro_batches: Count = 1  # parts of a batch that are computed one after the other, to save memory
+    processes: Count = 1  # that train one run, each on a device of its own and with its part of the batch
+    threads: Count = 1  # of a process
+    micro_batches: Count = 1  # parts of a process's batch that are computed one after the other, to save memory
     side_by_side: Count = 1  # parts of each of these that are computed at once, and share the threads
     recompute: Recompute = "nothing"
     # Processes that make views ahead of the step; with 0 the run makes them itself.
@@ -30,21 +31,30 @@ class Resources(Section):
 
     @property
     def parts(self) -> int:
-        """Of a batch."""
+        """Of a process's batch."""
         return self.micro_batches * self.side_by_side
 
     def check(self, spec: "RunSpec") -> None:
-        """Raises ValueError where a part would cut a KoLeo group, or a crop."""
-        koleo, crops = spec.objective.koleo, 2 * spec.optim.batch
+        """Raises ValueError where a process or a part would cut a KoLeo group, an image or a crop."""
+        koleo, batch = spec.objective.koleo, spec.optim.batch
         group = koleo.group if koleo.weight else 1
-        whole = crops // group
+        if (batch // group) % self.processes:
+            of_what = f"KoLeo groups of {group} images" if koleo.weight else "images"
+            raise ValueError(
+                f"--nproc {self.processes} would cut one of the {batch // group} {of_what} of a batch;"
+                f" as many processes as do not: {_divisors(batch // group)}"
+            )
+        whole = 2 * batch // group // self.processes
         if whole % self.parts:
-            fitting = ", ".join(str(count) for count in range(1, whole + 1) if whole % count == 0)
             of_what = f"KoLeo groups of {group}" if koleo.weight else "crops"
             raise ValueError(
                 f"--micro-batches {self.micro_batches} x --side-by-side {self.side_by_side} would cut one of the {whole}"
-                f" {of_what} global crops of a batch; as many parts as do not: {fitting}"
+                f" {of_what} global crops of a batch; as many parts as do not: {_divisors(whole)}"
             )
+
+
+def _divisors(whole: int) -> str:
+    return ", ".join(str(count) for count in range(1, whole + 1) if whole % count == 0)
 
 
 # What the launcher itself says to sbatch, and where a profile says the rest of it.

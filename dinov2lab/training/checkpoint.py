@@ -5,13 +5,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from dinov2lab import collectives
 from dinov2lab.model.weights import read as load
 from dinov2lab.store import atomic
 from dinov2lab.training.step import Centres, State
 
 
 def save(state: State, path: Path, seconds: float) -> None:
-    """`seconds`: spent in training up to this step, over all resumes."""
+    """`seconds`: spent in training up to this step, over all resumes. Of several processes the first one writes."""
     content = {
         "step": state.step,
         "looks": state.looks,
@@ -21,7 +22,8 @@ def save(state: State, path: Path, seconds: float) -> None:
         "optimizer": state.optimizer.state_dict(),
         "centres": tuple(state.centres),
     }
-    atomic.write(path, lambda temporary: torch.save(content, temporary))
+    if collectives.rank() == 0:
+        atomic.write(path, lambda temporary: torch.save(content, temporary))
 
 
 def restore(state: State, path: Path) -> float:
@@ -29,8 +31,13 @@ def restore(state: State, path: Path) -> float:
 
     Raises ValueError, naming the file, where it cannot be read or belongs to another network.
     """
-    if not path.exists():
-        return 0.0
+    seconds = _restore(state, path) if path.exists() else 0.0
+    if collectives.of_first_rank(state.step) != state.step:
+        raise ValueError(f"{path}: this process finds step {state.step} there, and the first one another")
+    return seconds
+
+
+def _restore(state: State, path: Path) -> float:
     content = load(path)
     try:
         state.student.load_state_dict(content["student"])

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from dinov2lab import collectives
 from dinov2lab.data.ahead import ahead
 from dinov2lab.data.loader import Order, Pictures
 from dinov2lab.data.views import block_masks, views
@@ -24,7 +25,7 @@ from dinov2lab.store import atomic
 from dinov2lab.store.result import RunFolder
 from dinov2lab.training import checkpoint
 from dinov2lab.training.collapse import Watch
-from dinov2lab.training.parts import Parts
+from dinov2lab.training.parts import Part, Parts, of_this_process
 from dinov2lab.training.schedules import values_at
 from dinov2lab.training.start import Start
 from dinov2lab.training.step import Batch, Diverged, State, train_step
@@ -37,25 +38,29 @@ ROWS = 250  # of metrics.jsonl that a run writes, about
 class Trained(NamedTuple):
     backbone: Backbone  # the teacher's
     seconds: float
-    peak_memory_mb: float
+    peak_memory_mb: float  # of the process that had most
     verdict: str  # see training/collapse.py
 
 
 class MetricsLog:
-    """metrics.jsonl: a row that is there already is never written again, a line that a kill cut short is dropped."""
+    """metrics.jsonl: a row that is there already is never written again, a line that a kill cut short is dropped.
+
+    Of several processes the first one writes.
+    """
 
     def __init__(self, folder: RunFolder) -> None:
         self._path = folder.metrics
         rows, whole = folder.rows_after(0)
-        self.last_step = rows[-1]["step"] if rows else -1
-        if self._path.exists():
+        self.last_step = collectives.of_first_rank(rows[-1]["step"] if rows else -1)
+        if self._path.exists() and collectives.rank() == 0:
             with self._path.open("r+b") as file:
                 file.truncate(whole)
 
     def write(self, step: int, images: int, values: dict[str, float]) -> None:
         row = {"step": step, "images": images, "time": int(time.time() * 1000), **values}
-        with self._path.open("ab") as file:
-            file.write(json.dumps(row).encode() + b"\n")
+        if collectives.rank() == 0:
+            with self._path.open("ab") as file:
+                file.write(json.dumps(row).encode() + b"\n")
         self.last_step = step
 
 
@@ -72,6 +77,7 @@ def train(
 ) -> Trained | None:
     """Train from the last checkpoint to the end, first from `start`; None where `stop` asked for an end, with a checkpoint.
 
+    All processes of a run call it. The first one alone writes; `probe` and `stop` may be each one's own.
     Raises Diverged, after which the last checkpoint still stands and diverged.json names the images of that step.
     """
     key = Key(spec.seed, spec.replicate)
@@ -85,7 +91,8 @@ def train(
     order = Order(len(pictures), key)
     started = saved = time.monotonic()
     pace = Pace(batch)
-    make = partial(make_batch, pictures=pictures, order=order, spec=spec, key=key, device=torch.device("cpu"))
+    cpu, ours = torch.device("cpu"), of_this_process()
+    make = partial(make_batch, pictures=pictures, order=order, spec=spec, key=key, device=cpu, part=ours)
     watch = Watch(spec, state, folder)
     with closing(ahead(make, range(state.step, steps), resources.workers)) as batches:
         while state.step < steps:
@@ -94,7 +101,8 @@ def train(
                 logged = train_step(state, next(batches).to(device), spec, key, parts)
             except Diverged as error:
                 names = [pictures.name(index) for index in order(positions_of(step, batch)).tolist()]
-                atomic.write_json(folder.diverged, {"step": step, "reason": str(error), "samples": names})
+                if collectives.rank() == 0:
+                    atomic.write_json(folder.diverged, {"step": step, "reason": str(error), "samples": names})
                 raise
             pace.tick()
             seen = (step + 1) * batch
@@ -111,27 +119,37 @@ def train(
             if row and state.step > log.last_step:
                 log.write(state.step, seen, row)
             now = time.monotonic()
-            stopping = stop() and not last
-            if last or stopping or now - saved >= resources.checkpoint_seconds:
+            stopping, due = collectives.any_over_ranks(stop() and not last, now - saved >= resources.checkpoint_seconds)
+            if last or stopping or due:
                 checkpoint.save(state, folder.checkpoint, spent + now - started)
                 saved = now
             if stopping:
                 return None
     seconds = spent + time.monotonic() - started
-    return Trained(teacher_backbone(state), seconds, peak_memory_mb(device), watch.verdict())
+    peak = collectives.max_over_ranks(torch.tensor(peak_memory_mb(device), dtype=torch.float64))
+    return Trained(teacher_backbone(state), seconds, float(peak), watch.verdict())
 
 
 def positions_of(step: int, batch: int) -> NDArray[np.int64]:
     return np.arange(step * batch, (step + 1) * batch)
 
 
-def make_batch(step: int, pictures: Pictures, order: Order, spec: RunSpec, key: Key, device: torch.device) -> Batch:
-    """The views and masks of one step; a function of the step alone."""
-    positions = positions_of(step, spec.optim.batch)
+def make_batch(
+    step: int,
+    pictures: Pictures,
+    order: Order,
+    spec: RunSpec,
+    key: Key,
+    device: torch.device,
+    part: Part = Part(),  # noqa: B008
+) -> Batch:
+    """The views and masks of one step, of the images of one part of it; a function of the step alone."""
+    mine = part.rows(spec.optim.batch)
+    positions = positions_of(step, spec.optim.batch)[mine]
     crops = views([pictures.pixels(index) for index in order(positions).tolist()], positions, key, spec.views)
     grid = spec.views.global_px // spec.model.patch
     masks = block_masks(step, 2 * spec.optim.batch, grid, key, spec.objective.ibot.masks)
-    return Batch(crops, masks).to(device)
+    return Batch(crops, masks.unflatten(0, (2, -1))[:, mine].flatten(0, 1)).to(device)
 
 
 def teacher_backbone(state: State) -> Backbone:

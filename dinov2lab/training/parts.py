@@ -2,15 +2,21 @@
 
 A part is a run of whole KoLeo groups of the global crops and a like share of the local ones. All that looks at more than one
 crop is drawn or computed for the whole batch before it is cut: masks, what drop path keeps, the teacher's targets.
+
+Where several processes train together, each has the images of its part of the batch, with all of their crops, and cuts these
+further. What a process finds is the mean over its crops, so that the mean over the processes is the whole batch's.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from dinov2lab import collectives
 from dinov2lab.model.blocks import Kept
 from dinov2lab.spec.resources import Recompute, Resources
 
@@ -24,6 +30,20 @@ class Part(NamedTuple):
     def rows(self, total: int) -> slice:
         """Its share of `total` rows that stand one behind the other."""
         return slice(total * self.number // self.of, total * (self.number + 1) // self.of)
+
+    def crops(self, chosen: NDArray[np.int64], images: int) -> NDArray[np.int64]:
+        """Of chosen crops of a batch of `images`, view by view, those of this part's images, numbered as it holds them."""
+        if self.of == 1:
+            return chosen
+        mine = self.rows(images)
+        view, image = chosen // images, chosen % images
+        inside = (image >= mine.start) & (image < mine.stop)
+        numbered: NDArray[np.int64] = (view * (mine.stop - mine.start) + image - mine.start)[inside]
+        return numbered
+
+
+def of_this_process() -> Part:
+    return Part(collectives.rank(), collectives.world_size())
 
 
 class Parts:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dinov2lab import collectives
 from dinov2lab.draws import Key, bits
 from dinov2lab.model.blocks import Kept
 from dinov2lab.model.vit import Backbone, Tokens
@@ -18,7 +19,7 @@ from dinov2lab.spec.run import ObjectiveSpec, RunSpec
 from dinov2lab.training import losses
 from dinov2lab.training import optimizer as optimizers
 from dinov2lab.training import teacher as teachers
-from dinov2lab.training.parts import WHOLE, Part, Parts, accumulate, kept_of
+from dinov2lab.training.parts import WHOLE, Part, Parts, accumulate, kept_of, of_this_process
 from dinov2lab.training.schedules import Values, values_at
 from dinov2lab.training.start import Start
 
@@ -76,11 +77,17 @@ class State:
 
 
 def train_step(state: State, batch: Batch, spec: RunSpec, key: Key, parts: Parts = WHOLE) -> dict[str, Tensor]:
-    """Update `state` by one step and return what there is to log, as detached scalars. Raises Diverged."""
+    """Update `state` by one step and return what there is to log, as detached scalars. Raises Diverged.
+
+    `batch`: of this process's images. All processes of a run return the same, end with the same state, or raise together.
+    """
     values = values_at(state.step, spec.optim, spec.objective)
     state.optimizer.zero_grad(set_to_none=True)
     targets, centres = teacher_targets(state, batch, spec, values, parts)
     logged = add_gradients(state.student, batch, targets, spec, key, state.step, parts)
+    logged["teacher/entropy"] = losses.entropy(targets.cls)
+    gradients = [each.grad for each in state.student.parameters() if each.grad is not None]
+    collectives.average_over_ranks([*logged.values(), *gradients])
     total = logged["loss/total"]
     if not torch.isfinite(total):
         raise Diverged(f"the loss is {total.item()} at step {state.step}")
@@ -94,8 +101,7 @@ def train_step(state: State, batch: Batch, spec: RunSpec, key: Key, parts: Parts
     state.centres = centres
     state.step += 1
     used = logged.pop(_USE)
-    monitors = {"teacher/entropy": losses.entropy(targets.cls), "student/spread": losses.entropy(used[None])}
-    return {**logged, **monitors, "gradient/norm": norms[0]}
+    return {**logged, "student/spread": losses.entropy(used[None]), "gradient/norm": norms[0]}
 
 
 def _precision(batch: Batch, spec: RunSpec) -> torch.autocast:
@@ -153,7 +159,7 @@ def add_gradients(
     backbone = student["backbone"]
     assert isinstance(backbone, Backbone)
     sizes = [len(crops) for crops in batch.crops]
-    kept = kept_crops(sizes, backbone.depth, spec.model.drop_path, key, step)
+    kept = kept_crops(sizes, backbone.depth, spec.model.drop_path, key, step, of_this_process())
     parameters = list(student.parameters())
 
     def compute(part: Part) -> tuple[dict[str, Tensor], Sequence[Tensor | None]]:
@@ -221,18 +227,30 @@ def student_losses(
 
 
 def kept_crops(
-    sizes: Sequence[int], depth: int, drop_path: float, key: Key, step: int
+    sizes: Sequence[int],
+    depth: int,
+    drop_path: float,
+    key: Key,
+    step: int,
+    process: Part = Part(),  # noqa: B008
 ) -> list[tuple[Kept, Kept]] | None:
-    """For each block, the crops whose attention and whose MLP is computed: an exact share, drawn by (key, step)."""
+    """For each block, the crops whose attention and whose MLP is computed: an exact share of the batch, drawn by (key, step).
+
+    `sizes`: crops of each size that this process holds, of as many images as any other.
+    """
     if not drop_path:
         return None
 
+    images = sizes[0] // 2
+
     def draw(purpose: str) -> Kept:
-        crops = []
-        for group, size in enumerate(sizes):
+        crops, scales = [], []
+        for group, size in enumerate(size * process.of for size in sizes):
             words = bits(key, f"{purpose}/{group}", [step], size)[0]
             count = max(int(size * (1 - drop_path)), 1)
-            crops.append(torch.from_numpy(np.sort(np.argsort(words, kind="stable")[:count])))
-        return Kept(tuple(crops), tuple(size / len(kept) for size, kept in zip(sizes, crops, strict=True)))
+            kept = np.sort(np.argsort(words, kind="stable")[:count])
+            crops.append(torch.from_numpy(process.crops(kept, images * process.of)))
+            scales.append(size / count)
+        return Kept(tuple(crops), tuple(scales))
 
     return [(draw(f"drop/{block}/attention"), draw(f"drop/{block}/mlp")) for block in range(depth)]
