@@ -218,25 +218,27 @@ def curate(
     append: options.Append = False,
     shards: options.Shards = 1,
     shard: options.Shard = None,
+    launcher: options.Launcher = "local",
+    profiles: options.Profiles = None,
+    slurm: options.SlurmSets = None,
+    dry_run: options.DryRun = False,
     as_json: options.Json = False,
 ) -> None:
     """Curate a recipe's training images and train nothing: which are kept, and why the others fell."""
-    from dinov2lab import commands, curating, terminal
+    from dinov2lab import commands, curating
     from dinov2lab.data.source import Roots
     from dinov2lab.store.folders import Workspace
 
     spec, place = commands.find_recipe(recipe, sets or ()), Workspace(workspace)
-    curating.check(append, shard, shards)
+    curating.check(append, shard, shards, launcher, [*(profiles or ()), *(slurm or ()), *(["--dry-run"] * dry_run)])
     resources = commands.resources_for(1, device)[1].model_copy(update={"search": search})
-    roots = Roots(data_root, place.cache)
-    if shard is not None:
-        for line in curating.curate_part(spec, place, roots, resources, shard, shards):
-            terminal.note(line)
-        return
-    folder, page = curating.curate(spec, place, roots, resources, shards=shards, append=append)
-    terminal.show_funnel(folder.funnel(), folder.path, as_json)
-    if not as_json:
-        typer.echo(f"page      {page}")
+    work = curating.Work(spec, place, Roots(data_root, place.cache), resources, shards)
+    if launcher == "slurm":
+        curating.send(Path(recipe).stem, work, profiles or (), slurm or (), dry_run=dry_run)
+    elif shard is not None:
+        curating.curate_part(work, shard)
+    else:
+        curating.curate(work, append, as_json)
 
 
 @app.command()

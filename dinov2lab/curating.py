@@ -1,52 +1,84 @@
 """Curation alone: in one process, or cut into parts for several; and what became of an image."""
 
-from pathlib import Path
+from collections.abc import Sequence
+from typing import NamedTuple
 
+from dinov2lab import terminal
 from dinov2lab.curation.pipeline import share
 from dinov2lab.curation.shards import Cut
 from dinov2lab.curation.why import find_manifest
 from dinov2lab.curation.why import why as told
 from dinov2lab.data.source import Roots, open_source
+from dinov2lab.lab import submit_curation
 from dinov2lab.lab.execute import curated, for_curation
 from dinov2lab.lab.pictures import draw_examples
 from dinov2lab.progress import watching
 from dinov2lab.report.curation_page import write_page
 from dinov2lab.spec.identity import run_id
+from dinov2lab.spec.profile import load_profile
 from dinov2lab.spec.resources import Resources
 from dinov2lab.spec.run import RunSpec
 from dinov2lab.spec.study import Cell
+from dinov2lab.store import atomic
 from dinov2lab.store.folders import Workspace
-from dinov2lab.store.manifest import ManifestFolder
 
 
-def check(append: bool, shard: int | None, shards: int) -> None:
+def check(append: bool, shard: int | None, shards: int, launcher: str, slurm_words: Sequence[str]) -> None:
     """Raises ValueError for what does not go together."""
+    if launcher == "local" and slurm_words:
+        raise ValueError("--profile, --slurm and --dry-run are for --launcher slurm")
+    if launcher == "slurm" and (append or shard is not None):
+        raise ValueError("--launcher slurm submits all shards; --append and --shard are for this machine")
     if append and shards > 1:
         raise ValueError("--append and --shards do not go together: what is added is worked on as one")
     if shard is not None and not 0 <= shard < shards:
         raise ValueError(f"--shard {shard}: with --shards {shards} they are numbered from 0 to {shards - 1}")
 
 
-def curate(
-    spec: RunSpec, workspace: Workspace, roots: Roots, resources: Resources, *, shards: int = 1, append: bool = False
-) -> tuple[ManifestFolder, Path]:
-    """The manifest of a recipe's training images, and the page on it; shows how far it is, and its embedders' training."""
+class Work(NamedTuple):
+    spec: RunSpec
+    workspace: Workspace
+    roots: Roots
+    resources: Resources
+    shards: int
+
+
+def curate(work: Work, append: bool, as_json: bool) -> None:
+    """Show the funnel of a recipe's training images, and write a page on it; tell how far it is meanwhile."""
+    spec, workspace, roots, resources, shards = work
     with watching(_embedders(spec), workspace, ()) as view:
         folder = curated(spec, workspace, roots, resources, tell=view.step, shards=shards, append=append)
     draw_examples(folder, open_source(spec.data.train, roots), roots)
     page = folder.path / "index.html"
     write_page(folder, page, f"What was kept of {spec.data.train}")
-    return folder, page
+    terminal.show_funnel(folder.funnel(), folder.path, as_json)
+    if not as_json:
+        terminal.say(f"page      {page}")
 
 
-def curate_part(
-    spec: RunSpec, workspace: Workspace, roots: Roots, resources: Resources, shard: int, shards: int
-) -> list[str]:
-    """One part of what is done image by image; returns what waits for the other parts, in words."""
-    train = open_source(spec.data.train, roots)
-    with watching(_embedders(spec), workspace, ()) as view:
-        how = for_curation(workspace, roots, resources) | {"tell": view.step}
-        return share(train, spec.curation, Cut(shards, shard), **how)
+def curate_part(work: Work, shard: int) -> None:
+    """One part of what is done image by image; says what waits for the other parts."""
+    train = open_source(work.spec.data.train, work.roots)
+    with watching(_embedders(work.spec), work.workspace, ()) as view:
+        how = for_curation(work.workspace, work.roots, work.resources) | {"tell": view.step}
+        waiting = share(train, work.spec.curation, Cut(work.shards, shard), **how)
+    for line in waiting:
+        terminal.note(f"{line}; then the same command once more")
+
+
+def send(name: str, work: Work, profiles: Sequence[str], settings: Sequence[str], *, dry_run: bool) -> None:
+    """To Slurm: an array of shards, as often as what they need of each other has to be there first, and a last job."""
+    if len(profiles) > 1:
+        raise ValueError("--profile: a curation has one")
+    profile = load_profile(profiles[0] if profiles else None, settings)
+    order = submit_curation.Order(name, work.spec, work.shards, profile, work.workspace, work.roots)
+    if dry_run:
+        terminal.show_scripts(submit_curation.preview(order))
+        return
+    with atomic.locked(work.workspace.slurm / "lock"):
+        jobs = submit_curation.submit(order)
+    terminal.say(f"{terminal.plural(work.shards, 'shard')} submitted, jobs {', '.join(jobs)}; afterwards")
+    terminal.say(f"  dinov2lab curate {name} --shards {work.shards}    # shows what they have left")
 
 
 def _embedders(spec: RunSpec) -> list[Cell]:

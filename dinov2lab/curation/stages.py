@@ -33,6 +33,7 @@ from dinov2lab.spec.curation import (
 from dinov2lab.spec.embedders import Copies, Embedder
 
 Names = NDArray[np.object_]
+REFERENCE = 32768  # images of the pool that its density is measured by; all of fewer
 
 
 class Left(NamedTuple):
@@ -127,7 +128,7 @@ def _by_share(
     stage: Retrieve, left: Left, names: Names, images: Vectors, seeds: list[Vectors], inputs: Inputs
 ) -> Result:
     """An image's score is its share, whether it stays or not. `seeds`: the queries and, perhaps, their mirror images."""
-    reference = retrieve.sample(left.names(), len(names), Key(0))
+    reference = retrieve.sample(left.names(), REFERENCE if stage.rule == "density" else len(names), Key(0))
     if stage.rule == "density":
         found = densities(images, seeds, reference, stage.width)
     else:

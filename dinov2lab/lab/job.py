@@ -81,6 +81,35 @@ def stages(plan: dict[str, Any], stop: Stop) -> str:
     return "curated"
 
 
+def curate_part(plan: dict[str, Any], stop: Stop) -> str:
+    """One shard of what a curation does image by image, as far as it goes before it needs the others."""
+    from dinov2lab.curation.pipeline import share
+    from dinov2lab.curation.shards import Cut
+    from dinov2lab.data.source import open_source
+    from dinov2lab.lab.execute import for_curation
+    from dinov2lab.spec.run import RunSpec
+
+    spec = RunSpec.model_validate_json(json.dumps(plan["spec"]))
+    workspace, roots, resources = _places(plan)
+    source, cut = open_source(spec.data.train, roots), Cut(plan["shards"], plan["shard"])
+    waiting = share(source, spec.curation, cut, **for_curation(workspace, roots, resources, stop))
+    for line in waiting:
+        say(line)
+    return "done" if not waiting else "waits for others"
+
+
+def curate_whole(plan: dict[str, Any], stop: Stop) -> str:
+    """What the shards have left, merged, and all that is decided by it."""
+    from dinov2lab.lab.execute import curated
+    from dinov2lab.spec.run import RunSpec
+
+    spec = RunSpec.model_validate_json(json.dumps(plan["spec"]))
+    workspace, roots, resources = _places(plan)
+    folder = curated(spec, workspace, roots, resources, stop, shards=plan["shards"])
+    say(f"curated: {folder.path}")
+    return "curated"
+
+
 def _places(plan: dict[str, Any]) -> Any:
     from dinov2lab.data.source import Roots
     from dinov2lab.spec.resources import Resources

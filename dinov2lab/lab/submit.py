@@ -106,7 +106,7 @@ def preview(order: Order, cells: Sequence[Cell], closing: Callable[[str], str]) 
     code = order.workspace.snapshots.resolve() / "SNAPSHOT"
     shown, before = [], list[str]()
     for part in parts(order, cells, closing):
-        shown.append((part.what, _executor(part, launch, code, before).text(len(part.plans))))
+        shown.append((part.what, executor(part, launch, code, before).text(len(part.plans))))
         before = [*before, part.what.upper()] if part.what != "runs" or "STAGES" not in before else ["STAGES", "RUNS"]
     return shown
 
@@ -124,7 +124,7 @@ def submit(order: Order, cells: Sequence[Cell], closing: Callable[[str], str], a
     sent: dict[str, list[str]] = {"stages": [], "runs": [], "report": []}
     try:
         for part in graph:
-            _refuse(part, launch, code)
+            refuse(part, launch, code)
         for part in graph:
             after = sent["stages"] if part.what == "runs" else [*sent["stages"], *sent["runs"], *also]
             sent[part.what] += _send(part, order, launch, code, after if part.what != "stages" else [])
@@ -142,9 +142,10 @@ def submit(order: Order, cells: Sequence[Cell], closing: Callable[[str], str], a
     return jobs
 
 
-def _refuse(part: Part, launch: Launch, code: Path) -> None:
+def refuse(part: Part, launch: Launch, code: Path) -> None:
+    """Raises SlurmError where sbatch would not take this part."""
     script = launch.path / f"{part.what}.test"
-    script.write_text(_executor(part, launch, code, []).text(len(part.plans)), encoding="utf-8")
+    script.write_text(executor(part, launch, code, []).text(len(part.plans)), encoding="utf-8")
     refusal = slurm.refusal(script)
     script.unlink()
     if refusal is not None:
@@ -153,18 +154,24 @@ def _refuse(part: Part, launch: Launch, code: Path) -> None:
 
 def _send(part: Part, order: Order, launch: Launch, code: Path, after: Sequence[str]) -> list[str]:
     """Submit, and write down for each run the job that computes it; returns the ids, an array's without indices."""
-    plans = [str((launch.path / f"{name}.json").resolve()) for name in part.plans]
-    try:
-        with _own_environment():
-            jobs = _executor(part, launch, code, after).map_array(part.call, plans)
-    except (RuntimeError, OSError, submitit.core.utils.FailedJobError) as error:
-        raise slurm.SlurmError(f"sbatch: {str(error).strip().splitlines()[0]}") from error
+    jobs = sent(part, launch, code, after)
     if part.what == "runs":
         for name, job in zip(part.plans, jobs, strict=True):
             folder = order.workspace.run(name)
             attempts.note(folder, "submitted")
             record(folder, job.job_id, launch, Path(job.paths.stderr))
     return sorted({job.job_id.partition("_")[0] for job in jobs})
+
+
+def sent(part: Part, launch: Launch, code: Path, after: Sequence[str]) -> Sequence[submitit.Job[Any]]:
+    """Submit a part whose plans are written. Raises SlurmError."""
+    plans = [str((launch.path / f"{name}.json").resolve()) for name in part.plans]
+    try:
+        with _own_environment():
+            jobs: Sequence[submitit.Job[Any]] = executor(part, launch, code, after).map_array(part.call, plans)
+    except (RuntimeError, OSError, submitit.core.utils.FailedJobError) as error:
+        raise slurm.SlurmError(f"sbatch: {str(error).strip().splitlines()[0]}") from error
+    return jobs
 
 
 @contextmanager
@@ -193,7 +200,7 @@ class _Executor(submitit.SlurmExecutor):  # type: ignore[misc]
         return str(other._make_submission_file_text(self._submitit_command_str, ""))
 
 
-def _executor(part: Part, launch: Launch, code: Path, after: Sequence[str]) -> _Executor:
+def executor(part: Part, launch: Launch, code: Path, after: Sequence[str]) -> _Executor:
     profile = part.profile
     executor = _Executor(launch.path.resolve(), max_num_timeout=FOR_EVER)
     asked: dict[str, Any] = {

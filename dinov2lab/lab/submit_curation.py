@@ -1,0 +1,74 @@
+"""A curation as a chain of Slurm jobs: an array of shards for each round, then the job that merges them and decides.
+
+A round begins when all shards of the one before have ended, however they did: what one has left undone, the last job does.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from dinov2lab.data.source import Roots
+from dinov2lab.lab import slurm, snapshot
+from dinov2lab.lab.job import Job, curate_part, curate_whole
+from dinov2lab.lab.submit import LARGEST, Part, executor, refuse, sent
+from dinov2lab.spec.resources import Slurm
+from dinov2lab.spec.run import RunSpec
+from dinov2lab.store import atomic
+from dinov2lab.store.folders import Workspace
+from dinov2lab.store.submission import Jobs, Launch, new_launch
+
+ROUNDS = ("read", "embed", "search")  # images, vectors, near copies: each needs all of the one before
+
+
+class Order(NamedTuple):
+    name: str
+    spec: RunSpec
+    shards: int
+    profile: Slurm
+    workspace: Workspace
+    roots: Roots
+
+
+def parts(order: Order) -> list[Part]:
+    places = {"workspace": order.workspace.path, "data": order.roots.data, "cache": order.roots.cache}
+    plan: dict[str, Any] = {name: str(path.resolve()) for name, path in places.items()}
+    plan |= {"resources": order.profile.resources.model_dump(), "signal_seconds": order.profile.signal_seconds}
+    plan |= {"spec": order.spec.model_dump(mode="json"), "shards": order.shards}
+    rounds = [
+        Part(what, order.profile, Job(curate_part), {f"{what}-{n}": plan | {"shard": n} for n in range(order.shards)})
+        for what in ROUNDS
+    ]
+    return [*rounds, Part("curate", order.profile, Job(curate_whole), {"curate": plan})]
+
+
+def preview(order: Order) -> list[tuple[str, str]]:
+    """(what, the text that sbatch would get) of each job. Writes nothing."""
+    launch, code = Launch(order.workspace.slurm / f"{order.name}.DRY-RUN"), order.workspace.snapshots / "SNAPSHOT"
+    graph = parts(order)
+    before = [[], *([part.what.upper()] for part in graph)]
+    return [
+        (part.what, executor(part, launch, code.resolve(), after).text(len(part.plans)))
+        for part, after in zip(graph, before, strict=False)
+    ]
+
+
+def submit(order: Order) -> Sequence[str]:
+    """Send all jobs, or, where sbatch would refuse one, none; returns their ids, an array's without indices."""
+    if order.shards > LARGEST:
+        raise ValueError(f"--shards {order.shards}: an array of Slurm holds at most {LARGEST}")
+    launch, code, ids = new_launch(order.workspace, order.name), snapshot.take(order.workspace), list[str]()
+    graph = parts(order)
+    for part in graph:
+        for name, plan in part.plans.items():
+            atomic.write_json(launch.path / f"{name}.json", plan)
+    try:
+        for part in graph:
+            refuse(part, launch, code)
+        for part in graph:
+            ids.append(sent(part, launch, code, ids[-1:])[0].job_id.partition("_")[0])
+    except BaseException:
+        slurm.cancel(ids)
+        launch.forget()
+        raise
+    jobs = Jobs(study=order.name, stages=None, arrays=tuple(ids[:-1]), report=ids[-1])
+    atomic.write_text(launch.record, jobs.model_dump_json(indent=1) + "\n")
+    return ids

@@ -1,0 +1,53 @@
+"""A curation cut into shards on a real Slurm: what the jobs leave is what one process leaves, bit for bit."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from lab import SMALL, Lab, squeue, until
+
+pytestmark = pytest.mark.system
+
+RECIPE = """
+data: {train: "toyweb:pool?images=400"}
+curation:
+  leaks: {against: ["toyweb:test?images=96"], rule: component}
+  stages:
+    - {stage: duplicates, embedder: {kind: copies}, threshold: 0.8}
+    - stage: retrieve
+      queries: "toyweb:queries?images=96"
+      embedder: {kind: filters, train: "toyweb:queries?images=96", filters: 20}
+      rule: density
+      images: 60
+"""
+
+
+@pytest.fixture(autouse=True)
+def empty(slurm: Path) -> Iterator[None]:
+    subprocess.run(["scancel", "--me"], check=True)
+    until(lambda: not squeue())
+    yield
+    subprocess.run(["scancel", "--me"], check=True)
+    until(lambda: not squeue())
+
+
+def test_shards_on_slurm_leave_what_one_process_leaves(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    (tmp_path / "experiments/shared.yaml").write_text(RECIPE)
+    once = json.loads(lab.say("curate", "shared", "--workspace", "once", "--json"))
+    words = ("curate", "shared", "--shards", "3")
+    assert lab.say(*words, *SMALL, "--dry-run").count("#SBATCH --array=0-2%3") == 3
+    assert "3 shards submitted" in lab.say(*words, *SMALL)
+    until(lambda: not squeue(), seconds=100)
+    log = "".join(file.read_text() for file in tmp_path.glob("lab/slurm/*/*.err"))
+    assert "curated: " in log, log
+    left = json.loads(lab.say(*words, "--json"))
+    assert left["id"] == once["id"]
+    assert left["funnel"] == once["funnel"]
+    for file in sorted((tmp_path / "once/cache/embeddings").glob("*.npy")):
+        assert (tmp_path / "lab/cache/embeddings" / file.name).read_bytes() == file.read_bytes()
+    for table in ("kept", "ledger", "pairs"):
+        one, other = (Path(said["folder"], f"{table}.parquet") for said in (once, left))
+        assert (tmp_path / one).read_bytes() == (tmp_path / other).read_bytes()
