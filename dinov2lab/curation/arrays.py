@@ -46,12 +46,18 @@ def rows_file(
                 part = file.with_suffix(".part")
                 _fill(part, count, compute, tell)
                 part.replace(file)
+                for piece in cut.ranges(count, ROWS) if cut.parts > 1 else ():
+                    rows_path(cache, _named(identity, piece)).unlink(missing_ok=True)
     loaded: NDArray[Any] = np.load(file, mmap_mode="r")
     return loaded
 
 
 def rows_path(cache: Path, identity: Any) -> Path:
     return cache / f"{content_id(identity)}.npy"
+
+
+def _named(identity: Any, part: range) -> list[Any]:
+    return [identity, "rows", part.start, part.stop]
 
 
 def _pieces(
@@ -64,14 +70,12 @@ def _pieces(
 ) -> Stacked:
     """In whole blocks, so that an embedder sees the same images together as in one pass."""
 
-    def name(part: range) -> list[Any]:
-        return [identity, "rows", part.start, part.stop]
-
     def piece(part: range) -> Vectors:
         shifted = lambda start, stop: compute(part.start + start, part.start + stop)  # noqa: E731
-        return rows_file(cache, name(part), len(part), shifted, lambda done: tell(part.start + done))
+        return rows_file(cache, _named(identity, part), len(part), shifted, lambda done: tell(part.start + done))
 
-    there = cut.do("vectors", cut.ranges(count, ROWS), lambda part: rows_path(cache, name(part)).exists(), piece)
+    ranges = cut.ranges(count, ROWS)
+    there = cut.do("vectors", ranges, lambda part: rows_path(cache, _named(identity, part)).exists(), piece)
     return Stacked([piece(part) for part in there])
 
 

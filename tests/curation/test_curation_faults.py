@@ -17,10 +17,10 @@ from curated import Lab, without_row
 from memory import MemorySource, encoded, picture
 from PIL import Image
 
-from dinov2lab.curation import arrays, inputs
+from dinov2lab.curation import arrays, cache, inputs
 from dinov2lab.curation.arrays import rows_file
 from dinov2lab.data.source import Source, Unreadable, decode
-from dinov2lab.spec.curation import CurationSpec, Duplicates, Quality, Retrieve
+from dinov2lab.spec.curation import CurationSpec, Duplicates, Leaks, Quality, Retrieve, Sample
 from dinov2lab.spec.embedders import Embedder, TimmEmbedder
 
 EMBEDDER = TimmEmbedder(kind="timm", name="x", px=8)
@@ -91,6 +91,35 @@ def test_embedding_goes_on_after_the_last_whole_block(monkeypatch, tmp_path, poo
     assert sum(asked) == 2 * images - 16  # two blocks of the pool were there; its mirror images were not
     assert max(asked) == 8
     assert tables(resumed) == tables(Lab(tmp_path / "whole").curate(pool, SPEC, embed=embed))
+
+
+@pytest.mark.parametrize("file", ["kept.parquet", "ledger.parquet", "manifest.json"])
+@pytest.mark.parametrize("stop", range(5))
+def test_stopped_while_any_stage_is_written_a_curation_goes_on_from_there(monkeypatch, tmp_path, pool, stop, file):
+    spec = CurationSpec(
+        leaks=Leaks(against=("memory:test",), threshold=0.9, rule="component"),
+        stages=(Quality(stage="quality", min_px=8), Duplicates(stage="duplicates"), Sample(stage="sample", images=20)),
+    )
+    test = MemorySource("memory:test", {"t": encoded(picture(2, (64, 60)))})
+    whole = Lab(tmp_path / "whole", test).curate(pool, spec)
+    folders, write = [], cache._write
+
+    def stopped(path: Path, *rest: object) -> None:
+        folders.append(path)
+        write(path, *rest)
+        if len(folders) == stop + 1:
+            (path / file).write_bytes(b"half of it")
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cache, "_write", stopped)
+    lab = Lab(tmp_path / "stopped", test)
+    with pytest.raises(KeyboardInterrupt):
+        lab.curate(pool, spec)
+    ended = lab.curate(pool, spec)
+    assert tables(ended) == tables(whole)
+    assert ended.funnel() == whole.funnel()
+    assert len(folders) == len(whole.funnel()) + 2  # the test's reading, and the one that was stopped
+    assert not list(lab.cache.glob(".*.tmp"))
 
 
 @pytest.mark.parametrize("keep", [0, 50, 200, 10**6])
