@@ -49,6 +49,7 @@ def _measured(run: Run, share: int) -> Iterable[Measured]:
     finals = dict(run.finals)
     if finals and run.outcome and run.outcome.cost:
         finals |= {f"cost/{name}": float(number) for name, number in run.outcome.cost.model_dump().items()}
+        finals |= {"cost/parameters": float(run.outcome.parameters)} if run.outcome.parameters else {}
     for row in thinned(run.rows, share):
         for metric, number in row.items():
             if metric not in NOT_METRICS and not (row["step"] >= last and metric in finals):
@@ -58,7 +59,7 @@ def _measured(run: Run, share: int) -> Iterable[Measured]:
 
 
 def thinned(rows: Sequence[dict[str, Any]], share: int) -> list[dict[str, Any]]:
-    """At most ROWS of a run's rows, and every look at val, as long as neither are more than the run's share."""
+    """At most ROWS of a run's rows, every look at val, as long as neither are more than the run's share, and the last row."""
     looks = [place for place, row in enumerate(rows) if any(name.startswith("val/") for name in row)]
-    kept = {*every(range(len(rows)), min(ROWS, share)), *every(looks, share)}
+    kept = {*every(range(len(rows)), min(ROWS, share)), *every(looks, share), *range(len(rows))[-1:]}
     return [rows[place] for place in sorted(kept)]

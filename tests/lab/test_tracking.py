@@ -14,11 +14,13 @@ from contextlib import closing
 from pathlib import Path
 
 import fabricated
+import pandas as pd
 import pytest
 from mirrored import assert_equal_to_disk, client, finished_study, histories, on_disk, runs_of
 
 from dinov2lab.lab import tracking
 from dinov2lab.lab.sending import cut
+from dinov2lab.report.render import write_report
 from dinov2lab.spec.study import expand
 from dinov2lab.store.folders import Workspace
 
@@ -92,6 +94,35 @@ def test_all_of_a_study_is_mirrored(workspace: Workspace, tmp_path: Path) -> Non
         assert (child.info.status, child.info.end_time) == ("FINISHED", round(result.finished_at * 1000))
         assert child.info.start_time == fabricated.BEGAN + cell.seed * 10**6 - 5000
     assert list(workspace.artifacts.rglob("prototypes.png")), "artifacts belong to the workspace"
+
+
+def test_every_number_of_a_report_is_the_one_in_mlflow(workspace: Workspace, tmp_path: Path) -> None:
+    study = fabricated.study(seeds=3)
+    finished_study(workspace, study)
+    write_report(study, workspace, tmp_path / "reports" / study.name)
+    tracking.sync(study, workspace, tmp_path / "reports")
+
+    children, (parent,) = runs_of(workspace, study), runs_of(workspace, study, "study").values()
+    table = pd.read_csv(tmp_path / "reports" / study.name / "results.csv")
+    assert set(table.run) == set(children)
+    for run, mine in table.groupby("run"):
+        child, last = children[run], mine.step.max()
+        finals = {f"final/{name}".replace("final/cost/", "cost/") for name in mine[mine.step == last].metric} & set(
+            child.data.metrics
+        )
+        past = {(name, step, float(value)) for name, step, _, value in histories(workspace, child)}
+        for row in mine.itertuples():
+            name = row.metric if row.metric.startswith("cost/") else f"final/{row.metric}"
+            if name in finals and row.step == last:
+                assert child.data.metrics[name] == row.value
+            else:
+                assert (row.metric, row.step * fabricated.BATCH, row.value) in past
+        assert len(finals) > 8
+    rows = json.loads((tmp_path / "reports" / study.name / "verdict.json").read_text())
+    mirrored = {name: value for name, value in parent.data.metrics.items() if name.startswith("verdict/")}
+    assert mirrored == {
+        f"verdict/{row['metric']}/{row['arm']}/{end}": row[end] for row in rows for end in ("difference", "low", "high")
+    }
 
 
 def test_a_second_sync_adds_nothing_and_neither_does_one_without_cursors(workspace: Workspace, tmp_path: Path) -> None:
