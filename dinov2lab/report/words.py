@@ -114,6 +114,11 @@ def resolvable_points(metric: str, amount: float | None) -> str:
     return resolvable(metric, amount) + (" points" if is_accuracy(metric) else "")
 
 
+def published(amount: float | None) -> str:
+    """A number as a paper prints it."""
+    return "–" if amount is None else f"{amount:g}".replace("-", "−")
+
+
 def span(metric: str, interval: Interval | None) -> str:
     return f"{value(metric, interval.low)} to {value(metric, interval.high)}" if interval else "–"
 

@@ -13,6 +13,7 @@ from dinov2lab.spec.fields import Location, complain, is_field, locate, suggesti
 from dinov2lab.spec.identity import content_id
 from dinov2lab.spec.overrides import TAGS, Override, changes_anything, leaves, put, refuse_unchanged, sets
 from dinov2lab.spec.run import RunSpec
+from dinov2lab.spec.scale import OWN, at_scale
 from dinov2lab.spec.section import Section
 from dinov2lab.spec.study import Study, expand
 
@@ -76,14 +77,17 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> RunSpec:
 def load_study(path: Path | str, overrides: Sequence[str] = ()) -> Study:
     """The Study in a YAML file, named after it; with overrides it is another study, and has another name.
 
-    Overrides of a study's own keys go to the study (`seeds=[0, 1]`, `arms.NAME.optim.lr=1e-3`), all others to its base.
-    Raises SpecError.
+    Overrides of a study's own keys go to the study (`seeds=[0, 1]`, `arms.NAME.optim.lr=1e-3`), all others to its base;
+    `profile=NAME` takes the study at another scale (scale.py), before all others. Raises SpecError.
     """
-    base, study = _study(Path(path), _Changes([], [], []))
-    if not overrides:
+    asked = sets(overrides)
+    profile = next((each.item for each in asked if each.path == ("profile",)), None)
+    asked = [each for each in asked if each.path != ("profile",)]
+    base, study = _study(Path(path), profile, _Changes([], [], []))
+    if not asked:
         return study
-    changes = _assigned(sets(overrides), [arm.name for arm in study.arms])
-    new_base, new_study = _study(Path(path), changes)
+    changes = _assigned(asked, [arm.name for arm in study.arms])
+    new_base, new_study = _study(Path(path), profile, changes)
     before, after = ({arm.name: arm.spec for arm in each.arms} for each in (study, new_study))
     for each in changes.study:
         refuse_unchanged(study, new_study, each, ".".join(each.path))
@@ -91,7 +95,7 @@ def load_study(path: Path | str, overrides: Sequence[str] = ()) -> Study:
         refuse_unchanged(base, new_base, each, ".".join(each.path))
     for name, each in changes.arms:
         refuse_unchanged(before[name], after[name], each, ".".join(("arms", name, *each.path)))
-    content = {".".join(each.path): each.item.plain() for each in sets(overrides)}
+    content = {".".join(each.path): each.item.plain() for each in asked}
     return new_study.model_copy(update={"name": f"{study.name}-{content_id(content)[:6]}"})
 
 
@@ -177,9 +181,9 @@ def _in_arm(override: Override, arms: Sequence[str]) -> tuple[str, Override]:
     return name, override._replace(path=tuple(text[len(name) + 1 :].split(".")))
 
 
-def _study(path: Path, changes: _Changes) -> tuple[RunSpec, Study]:
+def _study(path: Path, profile: Item | None, changes: _Changes) -> tuple[RunSpec, Study]:
     """(the base, the study), with the --set `changes` made in them."""
-    tree = _factor_as_list(put(_factor_as_list(read_document(path)), changes.study))
+    tree = _factor_as_list(put(_factor_as_list(at_scale(read_document(path), profile)), changes.study))
     validated(_StudyFile, tree.plain(), tree)
     entries = mapping(tree)
     base_tree = resolved(put(recipe_tree(reference(entries["base"], "base")), changes.base))
@@ -190,7 +194,8 @@ def _study(path: Path, changes: _Changes) -> tuple[RunSpec, Study]:
         arms[name] = spec_of(resolved(put(base_tree, own)), ("arms", name))
         for each in own:
             _refuse_confound(name, each, own, factors, base, arms[name])
-    return base, _checked(path, tree, arms)
+    name = path.stem if profile is None or profile.value == OWN else f"{path.stem}-{profile.value}"
+    return base, _checked(name, tree, arms)
 
 
 def _factor_as_list(tree: Item) -> Item:
@@ -222,14 +227,12 @@ def _refuse_confound(
         raise SpecError(f"{each.item.where}: {name}: lies outside the study's factor ({', '.join(factors)})")
 
 
-def _checked(path: Path, tree: Item, arms: Mapping[str, RunSpec]) -> Study:
+def _checked(name: str, tree: Item, arms: Mapping[str, RunSpec]) -> Study:
     """The study, expanded once, so that all its errors appear when it is loaded."""
     entries = {name: item for name, item in mapping(tree).items() if name != "base"}
     plain = {name: item.plain() for name, item in entries.items()}
-    plain |= {"name": path.stem, "arms": [{"name": name, "spec": arms[name].model_dump(mode="json")} for name in arms]}
-    named = [
-        replace(item, value={"name": replace(item, value=name)}) for name, item in mapping(entries["arms"]).items()
-    ]
+    plain |= {"name": name, "arms": [{"name": arm, "spec": arms[arm].model_dump(mode="json")} for arm in arms]}
+    named = [replace(item, value={"name": replace(item, value=arm)}) for arm, item in mapping(entries["arms"]).items()]
     study = validated(Study, plain, replace(tree, value={**entries, "arms": replace(entries["arms"], value=named)}))
     try:
         expand(study)

@@ -31,6 +31,16 @@ class Decide(Section):
     margin: Positive | None = None  # in the metric's own unit: a loss of less is called `no worse`
 
 
+class Published(Section):
+    """What a paper found at its own scale, on its own data: it stands beside a report's numbers, and decides nothing."""
+
+    source: str  # paper and table
+    claim: str
+    numbers: dict[str, dict[str, float]] = Field(
+        default={}
+    )  # row of the paper -> column -> value, in the paper's units
+
+
 class Study(Section):
     name: Annotated[str, Field(pattern=r"^[\w.+=-]+$", max_length=120)]
     question: str
@@ -41,6 +51,7 @@ class Study(Section):
     seeds: Annotated[tuple[int, ...], Field(min_length=1)]
     metrics: Annotated[tuple[str, ...], Field(min_length=1)]
     decide: Decide
+    published: Published | None = None
     looked: tuple[Count, ...] = ()  # how many seeds there were at each earlier look; never in a file
 
     @model_validator(mode="after")

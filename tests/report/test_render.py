@@ -12,6 +12,7 @@ from reported import draw, write_examples, write_failure, write_run, write_start
 from scipy import stats
 
 from dinov2lab.report.render import write_report
+from dinov2lab.spec.study import Published
 from dinov2lab.store.manifest import Manifest
 
 
@@ -309,6 +310,19 @@ def test_example_files_outside_their_folder_are_not_read(fabricate, out):
     (folder / "examples.json").write_text(json.dumps({"odd": [entry]}))
     write_report(made.study, made.workspace, out)
     assert "Odd no picture x" in shown(out)
+
+
+def test_what_was_published_stands_beside_and_says_that_it_is_of_elsewhere(fabricate, out):
+    published = Published(
+        source="a paper, Table 9", claim="it helps", numbers={"off": {"kNN": 55.6}, "on": {"mIoU": 63.0}}
+    )
+    made = fabricate((0, 1), published=published)
+    write_report(made.study, made.workspace, out)
+    for text in (shown(out), (out / "report.md").read_text()):
+        assert "a paper, Table 9: it helps" in text
+        assert "the directions can be compared, the values cannot" in text
+    assert "off 55.6 – on – 63" in shown(out)
+    assert "| off | 55.6 | – |\n| on | – | 63 |\n" in (out / "report.md").read_text()
 
 
 def test_writing_again_changes_nothing(fabricate, out):
