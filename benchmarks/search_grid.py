@@ -13,6 +13,7 @@ from math import comb
 from pathlib import Path
 
 from dinov2lab.data.source import Roots
+from dinov2lab.lab.bench import LocalBench
 from dinov2lab.lab.search import run_search
 from dinov2lab.spec.load import load_recipe
 from dinov2lab.spec.resources import Resources
@@ -52,8 +53,7 @@ def run(search: SearchSpec, workspace: Workspace, roots: Roots, jobs: int) -> tu
         search,
         workspace,
         roots,
-        jobs=jobs,
-        resources=Resources(device="cpu"),
+        LocalBench(workspace, roots, Resources(device="cpu"), jobs),
         storage=None,
         on_change=tell,
         on_earlier=lambda _: None,

@@ -115,28 +115,28 @@ def search(
     dashboard: options.Dashboard = False,
     port: options.Port = 8080,
     as_json: options.Json = False,
+    launcher: options.Launcher = "local",
+    profiles: options.Profiles = None,
+    slurm: options.SlurmSets = None,
 ) -> None:
     """Search a recipe's space for what does best on val, and write its report. The same command again goes on."""
     from dinov2lab import commands, searching
     from dinov2lab.store.folders import Workspace
 
     found, place = searching.find_search(target, sets or ()), Workspace(workspace)
+    again, here = searching.Again(confirm, confirm_seeds), commands.resources_for(jobs, device)
     if dashboard:
         from dinov2lab.lab.dashboard import serve
 
-        serve(found, place, storage, port)
-        return
-    from dinov2lab.data.source import Roots
+        raise typer.Exit(serve(found, place, storage, port))
+    if launcher == "slurm":
+        from dinov2lab import cluster
 
-    roots, (jobs, resources) = Roots(data_root, place.cache), commands.resources_for(jobs, device)
-    report = reports / found.name
-    trials = searching.run_search(found, place, roots, report, jobs=jobs, resources=resources, storage=storage)
-    searching.show_search(found, trials, report, as_json)
-    if confirm and searching.confirm(
-        found, trials, confirm, confirm_seeds, place, roots, reports, jobs=jobs, resources=resources
-    ):
-        raise typer.Exit(1)
-    raise typer.Exit(int(not any(trial.state == "complete" for trial in trials)))
+        where, words = cluster.Places(place, data_root, reports), (profiles or (), slurm or ())
+        raise typer.Exit(cluster.search(found, where, *words, again, jobs=jobs, storage=storage, as_json=as_json))
+    if profiles or slurm:
+        raise ValueError("--profile and --slurm are for --launcher slurm")
+    raise typer.Exit(searching.search(found, place, data_root, reports, again, here, storage=storage, as_json=as_json))
 
 
 @app.command("list")

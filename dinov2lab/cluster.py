@@ -6,16 +6,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dinov2lab import commands, publisher, terminal
+from dinov2lab import commands, publisher, searching, terminal
 from dinov2lab.data.source import Roots
 from dinov2lab.lab import opening, slurm, submit, tracking
 from dinov2lab.lab.outcome import bury
 from dinov2lab.lab.plan import is_finished
+from dinov2lab.lab.slurm_bench import SlurmBench
 from dinov2lab.lab.standing import standings
 from dinov2lab.lab.submit import Order
+from dinov2lab.report.search import write_search_report
+from dinov2lab.searching import Again
 from dinov2lab.spec.document import SpecError, did_you_mean
 from dinov2lab.spec.profile import load_profile
 from dinov2lab.spec.resources import Slurm
+from dinov2lab.spec.search import SearchSpec
 from dinov2lab.spec.study import Cell, Study, expand
 from dinov2lab.store import atomic, attempts, garbage, studies
 from dinov2lab.store.folders import Workspace
@@ -25,6 +29,7 @@ from dinov2lab.store.submission import Jobs, launches, of_study, submission
 
 SETTLED = ("done", "failed", "queued", "running")
 POLL = 1.0  # seconds between two looks at a log
+AT_ONCE = 8  # runs of a search, unless --jobs says otherwise: each is asked for without what the others will tell
 
 
 def profiles_of(study: Study, names: Sequence[str], settings: Sequence[str]) -> dict[str, Slurm]:
@@ -79,6 +84,40 @@ def run(
     return 0
 
 
+def search(
+    found: SearchSpec,
+    places: Places,
+    profiles: Sequence[str],
+    settings: Sequence[str],
+    again: Again,
+    *,
+    jobs: int | None,
+    storage: str | None,
+    as_json: bool,
+) -> int:
+    """The exit code of `search` on a cluster: it asks and tells until the search has ended, and the runs are jobs."""
+    profile, report = _only_profile(profiles, settings), places.reports / found.name
+    roots = Roots(places.data, places.workspace.cache)
+
+    def bench() -> SlurmBench:
+        return SlurmBench(found.name, found.base, places.workspace, roots, profile, jobs or AT_ONCE)
+
+    trials = searching.run_search(found, places.workspace, roots, report, bench, storage)
+    searching.show_search(found, trials, report, as_json)
+    if again.best:
+        study = searching.study_of_best(found, trials, again)
+        failed = run(study, places, profiles, settings, rerun=False, dry_run=False)
+        write_search_report(found, places.workspace, report)
+        return failed
+    return searching.code_of(trials)
+
+
+def _only_profile(names: Sequence[str], settings: Sequence[str]) -> Slurm:
+    if len(names) > 1 or any("=" in name for name in names):
+        raise SpecError(f"--profile {names[-1]}: a search has no arms; one profile is for all of its runs")
+    return load_profile(next(iter(names), None), settings)
+
+
 def preview(order: Order) -> list[tuple[str, str]]:
     """(what, sbatch's text) of the jobs that a launch would submit."""
     left = [cell for cell, found in _standings(order) if found.state not in SETTLED]
@@ -98,11 +137,11 @@ class Launched(NamedTuple):
 
 def launch(order: Order, *, rerun: bool) -> Launched:
     """Submit what has no result and no job. What failed before is tried again. Raises ValueError."""
-    _refuse_paths(order)
+    submit.refuse_paths(order.workspace.path, order.reports)
     opening.check(expand(order.study), order.roots)
     with atomic.locked(order.workspace.slurm / "lock"):
         queue = slurm.queue()
-        _forget_half_sent(order.workspace, queue)
+        submit.forget_half_sent(order.workspace, queue)
         for cell, found in _standings(order):
             _make_way(order.workspace.run(cell.run), found, rerun=rerun)
         studies.record(order.study, order.workspace)
@@ -158,40 +197,20 @@ def _make_way(folder: RunFolder, found: Standing, *, rerun: bool) -> None:
                 folder.forget_failure()
 
 
-def _forget_half_sent(workspace: Workspace, queue: Mapping[str, slurm.Queued]) -> None:
-    """A launcher that was killed while it submitted may have left jobs whose ids nobody wrote down; their name tells them."""
-    for launch in launches(workspace):
-        if launch.jobs() is None:
-            slurm.cancel({job.partition("_")[0] for job, each in queue.items() if each.name == launch.name})
-            for run in launch.path.glob("*.json"):
-                folder = workspace.run(run.stem)
-                if (sent := submission(folder)) and sent.launch == launch.name:
-                    folder.submission.unlink()
-            launch.forget()
-
-
-def _refuse_paths(order: Order) -> None:
-    for path in (order.workspace.path, order.reports):
-        text = str(path.resolve())
-        if not text.isprintable() or "%" in text or "\\" in text:
-            raise ValueError(
-                f"{text!r}: Slurm reads % and \\ in the paths of its logs as patterns; choose another folder"
-            )
-
-
 def end(name: str, place: Path) -> None:
-    """End the study's jobs that wait or run. Runs keep their checkpoints."""
+    """End the jobs of a study or a search that wait or run. Runs keep their checkpoints."""
     workspace = Workspace(place)
-    study = commands.find_study(name, workspace)
+    known = name if (workspace.search(name) / "search.json").exists() else commands.find_study(name, workspace).name
     with atomic.locked(workspace.slurm / "lock"):
         queue = slurm.queue()
-        _forget_half_sent(workspace, queue)
-        ours = {job for jobs in of_study(workspace, study.name) for job in jobs.all}
-        ending = [job for job in queue if job.partition("_")[0] in ours]
-        for cell in expand(study):
-            folder = workspace.run(cell.run)
-            if (sent := submission(folder)) and sent.job in ending:
-                folder.submission.unlink()
+        submit.forget_half_sent(workspace, queue)
+        ours = {job for jobs in of_study(workspace, known) for job in jobs.all}
+        ending = {job for job in queue if job.partition("_")[0] in ours}
+        for launch in launches(workspace):
+            for plan in launch.path.glob("*.json"):
+                folder = workspace.run(plan.stem)
+                if (sent := submission(folder)) and sent.job in ending:
+                    folder.submission.unlink()
         slurm.cancel({job.partition("_")[0] for job in ending})
     terminal.say(f"{terminal.plural(len(ending), 'job')} cancelled")
 

@@ -3,9 +3,9 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dinov2lab.commands import of_kind, run_study, verdict_of
 from dinov2lab.spec.load import find
@@ -13,12 +13,14 @@ from dinov2lab.spec.load_search import load_search
 from dinov2lab.spec.points import confirmation
 from dinov2lab.spec.resources import Resources
 from dinov2lab.spec.search import SearchSpec
+from dinov2lab.spec.study import Study
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.trials import Trial, best_trials, is_concluded, read_trials
 from dinov2lab.terminal import metric, note, plural, say, say_json, show_verdict, table
 
 if TYPE_CHECKING:
     from dinov2lab.data.source import Roots
+    from dinov2lab.lab.bench import Bench
     from dinov2lab.lab.earlier import Fitting
 
 SHOWN = 5  # trials
@@ -34,9 +36,7 @@ def run_search(
     workspace: Workspace,
     roots: "Roots",
     report: Path,
-    *,
-    jobs: int,
-    resources: Resources,
+    bench: Callable[[], "Bench"],
     storage: str | None,
 ) -> tuple[Trial, ...]:
     """Work on a search until it has ended; returns its trials. Report and MLflow follow. What has ended is left alone."""
@@ -67,12 +67,11 @@ def run_search(
         search,
         workspace,
         roots,
-        jobs=jobs,
-        resources=resources,
+        bench(),
         storage=storage,
         on_change=follow,
         on_earlier=_tell_earlier,
-        on_trouble=lambda said: note(f"{said}; runs go on, and the search as soon as its storage answers"),
+        on_trouble=lambda said: note(f"{said}; runs go on, and the search as soon as it gets an answer"),
     )
     if late := publish():
         note(f"MLflow is behind, `dinov2lab sync` completes it: {late}")
@@ -86,11 +85,44 @@ def _tell_earlier(found: "Sequence[Fitting]") -> None:
         )
 
 
-def confirm(
+class Again(NamedTuple):
+    """What is to be confirmed."""
+
+    best: int  # so many trials; 0: nothing
+    seeds: int
+
+
+def search(
+    found: SearchSpec,
+    workspace: Workspace,
+    data: Path,
+    reports: Path,
+    again: Again,
+    here: tuple[int, Resources],
+    *,
+    storage: str | None,
+    as_json: bool,
+) -> int:
+    """`search` on this machine, as many runs at a time as `here` says; the exit code."""
+    from dinov2lab.data.source import Roots
+
+    roots, (jobs, resources) = Roots(data, workspace.cache), here
+
+    def bench() -> "Bench":
+        from dinov2lab.lab.bench import LocalBench
+
+        return LocalBench(workspace, roots, resources, jobs)
+
+    trials = run_search(found, workspace, roots, reports / found.name, bench, storage)
+    show_search(found, trials, reports / found.name, as_json)
+    failed = again.best and _confirm(found, trials, again, workspace, roots, reports, jobs=jobs, resources=resources)
+    return 1 if failed else code_of(trials)
+
+
+def _confirm(
     search: SearchSpec,
     trials: Sequence[Trial],
-    count: int,
-    seeds: int,
+    again: Again,
     workspace: Workspace,
     roots: "Roots",
     reports: Path,
@@ -101,13 +133,23 @@ def confirm(
     """Train the best trials and the base with fresh seeds, as a study; returns how many runs failed."""
     from dinov2lab.report.search import write_search_report
 
-    points = {f"trial_{trial.number}": trial.point for trial in best_trials(search, trials)[:count]}
-    study = confirmation(search, points, seeds)
+    study = study_of_best(search, trials, again)
     out = reports / study.name
     failed = run_study(study, workspace, roots, out, jobs=jobs, resources=resources, rerun=False)
     write_search_report(search, workspace, reports / search.name)
     show_verdict(study, verdict_of(out), out, as_json=False)
     return failed
+
+
+def study_of_best(search: SearchSpec, trials: Sequence[Trial], again: Again) -> Study:
+    """The study that confirms the best trials. Raises ValueError where there is nothing to confirm."""
+    points = {f"trial_{trial.number}": trial.point for trial in best_trials(search, trials)[: again.best]}
+    return confirmation(search, points, again.seeds)
+
+
+def code_of(trials: Sequence[Trial]) -> int:
+    """The exit code of a search."""
+    return int(not any(trial.state == "complete" for trial in trials))
 
 
 def _ended(folder: Path) -> list[Trial]:

@@ -7,8 +7,8 @@ from dinov2lab.spec.search import SearchSpec
 from dinov2lab.store.folders import Workspace
 
 
-def serve(search: SearchSpec, workspace: Workspace, storage: str | None, port: int) -> None:
-    """On the loopback, until Ctrl-C. Raises ValueError where it is not installed, or the search has not begun."""
+def serve(search: SearchSpec, workspace: Workspace, storage: str | None, port: int) -> int:
+    """On the loopback, until Ctrl-C; the exit code. Raises ValueError where it is not installed, or nothing has begun."""
     if find_spec("optuna_dashboard") is None:
         raise ValueError("--dashboard: optuna-dashboard is not installed here: pip install optuna-dashboard")
     if not (workspace.search(search.name) / "search.json").exists():
@@ -16,3 +16,4 @@ def serve(search: SearchSpec, workspace: Workspace, storage: str | None, port: i
     from optuna_dashboard import run_server
 
     run_server(open_study(search, workspace.search(search.name), storage)._storage, host="127.0.0.1", port=port)
+    return 0

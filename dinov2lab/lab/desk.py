@@ -146,8 +146,8 @@ class Desk:
         folders = [self._workspace.run(each.run) for each in planned]
         for folder in folders:
             with atomic.locked(folder.lock, wait=False) as mine:
-                if mine:
-                    folder.failure.unlink(missing_ok=True)
+                if mine and folder.failure.exists():
+                    folder.forget_failure()
         attributes: dict[str, Any] = {"cached": True} if all(folder.result.exists() for folder in folders) else {}
         for name, value in (attributes := attributes | {"runs": [each.run for each in planned]}).items():
             trial.set_user_attr(name, value)

@@ -4,39 +4,37 @@ import time
 from collections.abc import Callable
 
 from dinov2lab.data.source import Roots, open_source
-from dinov2lab.lab.bench import LocalBench
+from dinov2lab.lab.bench import Bench
 from dinov2lab.lab.desk import Desk
 from dinov2lab.lab.earlier import Fitting
 from dinov2lab.lab.proposals import StorageError
-from dinov2lab.spec.resources import Resources
+from dinov2lab.lab.slurm import SlurmError
 from dinov2lab.spec.search import SearchSpec
 from dinov2lab.store.folders import Workspace
 
 POLL = 0.5  # seconds
-PATIENCE = 600.0  # seconds without an answer of the storage
+PATIENCE = 600.0  # seconds without an answer of the storage, or of Slurm
 
 
 def run_search(
     search: SearchSpec,
     workspace: Workspace,
     roots: Roots,
+    bench: Bench,
     *,
-    jobs: int,
-    resources: Resources,
     storage: str | None,
     on_change: Callable[[], None],
     on_earlier: Callable[[list[Fitting]], None],
     on_trouble: Callable[[str], None],
 ) -> None:
-    """Work on `search` until its budget is spent and every trial has ended, beside whoever else does.
+    """Work on `search` at `bench` until its budget is spent and every trial has ended, beside whoever else does.
 
     `on_change` is called about twice a second, `on_earlier` once, with what earlier work had to give, `on_trouble` when the
-    storage stops answering, with what it says. Raises ValueError where a source or the storage cannot be opened, or does not
-    answer for long; KeyboardInterrupt, after the workers have written their checkpoints.
+    storage or Slurm stops answering, with what it says. Raises ValueError where a source or the storage cannot be opened, or
+    does not answer for long; KeyboardInterrupt, after the workers have written their checkpoints.
     """
     for uri in search.base.sources():
         open_source(uri, roots)  # a wrong path is said once, and before anything starts
-    bench = LocalBench(workspace, roots, resources, jobs)
     desk = Desk(search, workspace, bench, storage)
     on_earlier(desk.earlier)
     try:
@@ -48,14 +46,14 @@ def run_search(
 
 
 def work_at(desk: Desk, on_change: Callable[[], None], on_trouble: Callable[[str], None], every: float = POLL) -> None:
-    """Turn after turn until all is done. A storage that is away is waited for, while the runs go on."""
+    """Turn after turn until all is done. A storage or a Slurm that is away is waited for, while the runs go on."""
     going, away = True, None
     while going:
         try:
             if not (going := desk.turn()):
                 desk.conclude()
             away = None
-        except StorageError as error:
+        except (StorageError, SlurmError) as error:
             desk.leave()  # all that it has in mind: as after a kill, the next turn takes the trials up from what was told
             if away is None:
                 on_trouble(str(error))

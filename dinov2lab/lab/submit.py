@@ -15,10 +15,11 @@ from dinov2lab.data.source import Roots
 from dinov2lab.lab import slurm, snapshot
 from dinov2lab.lab.job import Job, stages, train
 from dinov2lab.spec.resources import Slurm
+from dinov2lab.spec.run import RunSpec
 from dinov2lab.spec.study import Cell, Study
 from dinov2lab.store import atomic, attempts
 from dinov2lab.store.folders import Workspace
-from dinov2lab.store.submission import Jobs, Launch, new_launch, record
+from dinov2lab.store.submission import Jobs, Launch, launches, new_launch, record, submission
 
 FOR_EVER = 10**6  # timeouts that submitit would count; ours are counted by what they achieved
 LARGEST = 1000  # jobs of an array, by Slurm's default
@@ -36,8 +37,7 @@ class Order(NamedTuple):
     reports: Path
 
     def places(self) -> dict[str, str]:
-        where = {"workspace": self.workspace.path, "data": self.roots.data, "cache": self.roots.cache}
-        return {name: str(path.resolve()) for name, path in where.items()}
+        return _places(self.workspace, self.roots)
 
 
 class Part(NamedTuple):
@@ -62,7 +62,7 @@ def parts(order: Order, cells: Sequence[Cell], closing: Callable[[str], str]) ->
         for spec in (cell.spec for cell in cells)
         if spec.curation is not None
     }
-    plan = _plan(order, first) | {"specs": [spec.model_dump(mode="json") for spec in curation.values()]}
+    plan = _plan(order.places(), first) | {"specs": [spec.model_dump(mode="json") for spec in curation.values()]}
     shared = [Part("stages", first, Job(stages), {"stages": plan})] if curation else []
     last = first.model_copy(update=REPORT)
     return [*shared, *runs, Part("report", last, closing, {"report": _report_plan(order)})]
@@ -70,16 +70,27 @@ def parts(order: Order, cells: Sequence[Cell], closing: Callable[[str], str]) ->
 
 def _runs(order: Order, cells: Sequence[Cell]) -> Part:
     profile = order.profiles[cells[0].arm]
-
-    def plan(cell: Cell) -> dict[str, Any]:
-        submission = str(order.workspace.run(cell.run).submission.resolve())
-        return _plan(order, profile) | {"spec": cell.spec.model_dump(mode="json"), "submission": submission}
-
-    return Part("runs", profile, Job(train), {cell.run: plan(cell) for cell in cells})
+    plans = {cell.run: _plan_of_run(cell.run, cell.spec, profile, order.workspace, order.roots) for cell in cells}
+    return Part("runs", profile, Job(train), plans)
 
 
-def _plan(order: Order, profile: Slurm) -> dict[str, Any]:
-    return order.places() | {"resources": profile.resources.model_dump(), "signal_seconds": profile.signal_seconds}
+def part_of_run(run: str, spec: RunSpec, profile: Slurm, workspace: Workspace, roots: Roots) -> Part:
+    """One run that is a job of its own."""
+    return Part("runs", profile, Job(train), {run: _plan_of_run(run, spec, profile, workspace, roots)})
+
+
+def _plan_of_run(run: str, spec: RunSpec, profile: Slurm, workspace: Workspace, roots: Roots) -> dict[str, Any]:
+    said = {"spec": spec.model_dump(mode="json"), "submission": str(workspace.run(run).submission.resolve())}
+    return _plan(_places(workspace, roots), profile) | said
+
+
+def _places(workspace: Workspace, roots: Roots) -> dict[str, str]:
+    where = {"workspace": workspace.path, "data": roots.data, "cache": roots.cache}
+    return {name: str(path.resolve()) for name, path in where.items()}
+
+
+def _plan(places: Mapping[str, str], profile: Slurm) -> dict[str, Any]:
+    return {**places, "resources": profile.resources.model_dump(), "signal_seconds": profile.signal_seconds}
 
 
 def _report_plan(order: Order) -> dict[str, Any]:
@@ -127,7 +138,7 @@ def submit(order: Order, cells: Sequence[Cell], closing: Callable[[str], str], a
             refuse(part, launch, code)
         for part in graph:
             after = sent["stages"] if part.what == "runs" else [*sent["stages"], *sent["runs"], *also]
-            sent[part.what] += _send(part, order, launch, code, after if part.what != "stages" else [])
+            sent[part.what] += _send(part, order.workspace, launch, code, after if part.what != "stages" else [])
     except BaseException:
         slurm.cancel({each for jobs in sent.values() for each in jobs})
         launch.forget()
@@ -142,6 +153,52 @@ def submit(order: Order, cells: Sequence[Cell], closing: Callable[[str], str], a
     return jobs
 
 
+def refuse_run(name: str, part: Part, workspace: Workspace, code: Path) -> None:
+    """Raise SlurmError where sbatch would not take such a job. Leaves nothing."""
+    launch = new_launch(workspace, name)
+    launch.path.mkdir(parents=True)
+    try:
+        refuse(part, launch, code)
+    finally:
+        launch.forget()
+
+
+def send_run(name: str, part: Part, workspace: Workspace, code: Path) -> str:
+    """Submit the job of one run for the search `name`; returns its id. Raises SlurmError."""
+    launch = new_launch(workspace, name)
+    for run, plan in part.plans.items():
+        atomic.write_json(launch.path / f"{run}.json", plan)
+    try:
+        (job,) = _send(part, workspace, launch, code, [])
+    except BaseException:
+        launch.forget()
+        raise
+    jobs = Jobs(study=name, stages=None, arrays=(job,), report=None)
+    atomic.write_text(launch.record, jobs.model_dump_json(indent=1) + "\n")
+    return job
+
+
+def forget_half_sent(workspace: Workspace, queue: Mapping[str, slurm.Queued]) -> None:
+    """A launcher that was killed while it submitted may have left jobs whose ids nobody wrote down; their name tells them."""
+    for launch in launches(workspace):
+        if launch.jobs() is None:
+            slurm.cancel({job.partition("_")[0] for job, each in queue.items() if each.name == launch.name})
+            for run in launch.path.glob("*.json"):
+                folder = workspace.run(run.stem)
+                if (sent := submission(folder)) and sent.launch == launch.name:
+                    folder.submission.unlink()
+            launch.forget()
+
+
+def refuse_paths(*paths: Path) -> None:
+    for path in paths:
+        text = str(path.resolve())
+        if not text.isprintable() or "%" in text or "\\" in text:
+            raise ValueError(
+                f"{text!r}: Slurm reads % and \\ in the paths of its logs as patterns; choose another folder"
+            )
+
+
 def refuse(part: Part, launch: Launch, code: Path) -> None:
     """Raises SlurmError where sbatch would not take this part."""
     script = launch.path / f"{part.what}.test"
@@ -152,12 +209,12 @@ def refuse(part: Part, launch: Launch, code: Path) -> None:
         raise slurm.SlurmError(f"{refusal}; nothing was submitted")
 
 
-def _send(part: Part, order: Order, launch: Launch, code: Path, after: Sequence[str]) -> list[str]:
+def _send(part: Part, workspace: Workspace, launch: Launch, code: Path, after: Sequence[str]) -> list[str]:
     """Submit, and write down for each run the job that computes it; returns the ids, an array's without indices."""
     jobs = sent(part, launch, code, after)
     if part.what == "runs":
         for name, job in zip(part.plans, jobs, strict=True):
-            folder = order.workspace.run(name)
+            folder = workspace.run(name)
             attempts.note(folder, "submitted")
             record(folder, job.job_id, launch, Path(job.paths.stderr))
     return sorted({job.job_id.partition("_")[0] for job in jobs})

@@ -27,11 +27,11 @@ class Jobs(Record):
     study: str
     stages: str | None
     arrays: tuple[str, ...]
-    report: str
+    report: str | None  # none of a search, whose controller reports
 
     @property
     def all(self) -> tuple[str, ...]:
-        return (*((self.stages,) if self.stages else ()), *self.arrays, self.report)
+        return (*((self.stages,) if self.stages else ()), *self.arrays, *((self.report,) if self.report else ()))
 
 
 class Launch:

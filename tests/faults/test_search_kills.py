@@ -40,6 +40,17 @@ def prepared(folder: Path) -> Path:
     return folder
 
 
+def written(folder: Path) -> int:
+    """Bytes of metrics: while they grow, runs go on."""
+    return sum(file.stat().st_size for file in (folder / "lab" / "runs").glob("*/metrics.jsonl"))
+
+
+def wait_for_more(folder: Path, parent: subprocess.Popen[bytes], before: int) -> None:
+    """Until some run has got further, so that kills hit work and not only the start of processes."""
+    while parent.poll() is None and written(folder) <= before:
+        time.sleep(0.1)
+
+
 def told(folder: Path) -> list[dict[str, Any]]:
     """Of each trial what must not depend on kills."""
     trials = read_trials(Workspace(folder / "lab").search("search"))
@@ -58,7 +69,8 @@ def test_killed_at_random_it_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
             command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
         while parent.poll() is None and kills < KILLS:
-            time.sleep(dealt.uniform(2, 6))
+            wait_for_more(folder, parent, written(folder))
+            time.sleep(dealt.uniform(0, 4))
             victims = psutil.Process(parent.pid).children() if parent.poll() is None else []
             if victims and dealt.random() < 0.7:
                 dealt.choice(victims).kill()
@@ -77,6 +89,7 @@ def test_killed_at_random_it_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
         steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
         assert steps == sorted(set(steps))
     _mlflow_agrees(folder)
+    print(f"{kills} kills, {parents} of them of the whole command: {TRIALS} trials, each as in the undisturbed search")
 
 
 def _mlflow_agrees(folder: Path) -> None:
