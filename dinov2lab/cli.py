@@ -77,8 +77,7 @@ def run(
 
         where = cluster.Places(place, data_root, reports)
         raise typer.Exit(cluster.run(found, where, profiles or (), slurm or (), rerun=rerun, dry_run=dry_run))
-    if profiles or slurm:
-        raise ValueError("--profile and --slurm are for --launcher slurm")
+    commands.refuse_slurm_words(profiles, slurm)
     cells = expand(found) if isinstance(found, Study) else (found,)
     if dry_run:
         terminal.show_plan(commands.planned(cells, place), as_json)
@@ -112,6 +111,7 @@ def search(
     storage: options.Storage = None,
     confirm: options.Confirm = 0,
     confirm_seeds: options.ConfirmSeeds = 5,
+    transfer: options.TransferFrom = None,
     dashboard: options.Dashboard = False,
     port: options.Port = 8080,
     as_json: options.Json = False,
@@ -123,7 +123,7 @@ def search(
     from dinov2lab import commands, searching
     from dinov2lab.store.folders import Workspace
 
-    found, place = searching.find_search(target, sets or ()), Workspace(workspace)
+    found, place = searching.find_search(target, sets or (), transfer or ()), Workspace(workspace)
     again, here = searching.Again(confirm, confirm_seeds), commands.resources_for(jobs, device)
     if dashboard:
         from dinov2lab.lab.dashboard import serve
@@ -134,8 +134,7 @@ def search(
 
         where, words = cluster.Places(place, data_root, reports), (profiles or (), slurm or ())
         raise typer.Exit(cluster.search(found, where, *words, again, jobs=jobs, storage=storage, as_json=as_json))
-    if profiles or slurm:
-        raise ValueError("--profile and --slurm are for --launcher slurm")
+    commands.refuse_slurm_words(profiles, slurm)
     raise typer.Exit(searching.search(found, place, data_root, reports, again, here, storage=storage, as_json=as_json))
 
 

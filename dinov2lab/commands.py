@@ -99,6 +99,12 @@ def resources_for(jobs: int | None, device: Literal["auto", "cpu", "cuda"]) -> t
     return jobs, Resources(device=device, threads=each if gpu else 1, workers=each - 1)
 
 
+def refuse_slurm_words(*words: Sequence[str] | None) -> None:
+    """Raise ValueError for options of a cluster, on this machine."""
+    if any(words):
+        raise ValueError("--profile and --slurm are for --launcher slurm")
+
+
 def in_parts(
     resources: Resources, micro_batches: int, side_by_side: int, recompute: Recompute, cells: Sequence[Cell]
 ) -> Resources:

@@ -53,6 +53,10 @@ Storage = Annotated[
     str | None,
     typer.Option("--storage", metavar="URL", help="An Optuna database. [default: a journal in the workspace]"),
 ]
+TransferFrom = Annotated[
+    list[str] | None,
+    typer.Option("--transfer-from", metavar="SEARCH", help="Try the best points of a search of a smaller model first."),
+]
 Confirm = Annotated[
     int, typer.Option("--confirm", min=0, metavar="K", help="Train the best K and the base again with fresh seeds.")
 ]

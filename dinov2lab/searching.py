@@ -1,5 +1,6 @@
 """What `dinov2lab search` does and shows. Optuna, torch and their like are imported only where they are needed."""
 
+import json
 import math
 import time
 from collections import Counter
@@ -27,8 +28,9 @@ SHOWN = 5  # trials
 PUBLISH_SECONDS = 60.0  # between two reports while trials end
 
 
-def find_search(name: str, overrides: Sequence[str]) -> SearchSpec:
-    return load_search(of_kind(find(name, "search"), "search"), overrides)
+def find_search(name: str, overrides: Sequence[str], transfer: Sequence[str] = ()) -> SearchSpec:
+    also = [f"transfer={json.dumps(list(transfer))}"] if transfer else []
+    return load_search(of_kind(find(name, "search"), "search"), [*overrides, *also])
 
 
 def run_search(

@@ -7,7 +7,7 @@ command once more, and after a kill the same command goes on.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from dinov2lab.lab.bench import Bench
-from dinov2lab.lab.earlier import add_earlier
+from dinov2lab.lab.earlier import add_earlier, handed_on, refuse_unknown
 from dinov2lab.lab.importances import write_importances
 from dinov2lab.lab.proposals import encoded, open_study, sampler, settle, size, suggest, using
 from dinov2lab.lab.rungs import promotable, stops_at
@@ -58,6 +58,7 @@ class Desk:
         self._folder = workspace.search(search.name)
         self._tasks = dict[int, _Task]()
         with atomic.locked(self._folder / "lock"), using(search, storage):
+            refuse_unknown(search, workspace)
             self._study = open_study(search, self._folder, storage)
             atomic.write_text(self._folder / "search.json", as_stored(search))
             self.earlier = add_earlier(self._study, search, workspace)
@@ -65,10 +66,18 @@ class Desk:
             self._write()
 
     def _enqueue(self) -> None:
+        """The points to try first, those of a person before those of other searches, which are taken over once."""
         for given in self._search.enqueue:
             point = base_point(self._search) if given == "base" else given
-            params = {key: encoded(value) for key, value in point.items()}
-            self._study.enqueue_trial(params, user_attrs={"origin": "enqueued"}, skip_if_exists=True)
+            self._ask_for(point, origin="enqueued")
+        had = {each.user_attrs.get("source") for each in self._study.get_trials(deepcopy=False)}
+        for source, point in handed_on(self._search, self._workspace):
+            if source not in had:
+                self._ask_for(point, origin="transferred", source=source)
+
+    def _ask_for(self, point: Mapping[str, Any], **told: str) -> None:
+        params = {key: encoded(value) for key, value in point.items()}
+        self._study.enqueue_trial(params, user_attrs=told, skip_if_exists=True)
 
     def turn(self) -> bool:
         """Tell what has ended, and begin what can be; whether there is anything left to wait for. Raises StorageError."""

@@ -1,4 +1,5 @@
-"""Warm starts: finished runs of earlier searches and studies that are points of this search, already paid for."""
+"""Warm starts: finished runs of earlier searches and studies that are points of this search, already paid for; and the best
+points of searches of another base, such as a smaller model, which are only guesses here, and are tried first."""
 
 import statistics
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from optuna.trial import TrialState, create_trial
 
 from dinov2lab.lab.proposals import distribution, encoded
 from dinov2lab.lab.trials import measured
+from dinov2lab.spec.document import did_you_mean
 from dinov2lab.spec.identity import content_id
 from dinov2lab.spec.points import point_of
 from dinov2lab.spec.search import SearchSpec
@@ -16,7 +18,9 @@ from dinov2lab.spec.study import expand
 from dinov2lab.store import studies
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.result import RunFolder
-from dinov2lab.store.trials import read_trials
+from dinov2lab.store.trials import best_trials, read_trials
+
+HANDED_ON = 3  # points of a search of another base
 
 
 class Fitting(NamedTuple):
@@ -27,11 +31,15 @@ class Fitting(NamedTuple):
     fit: int
 
 
-def add_earlier(study: optuna.Study, search: SearchSpec, workspace: Workspace) -> list[Fitting]:
-    """Tell the storage of them, each once; runs that differ in nothing but their seed are one point, with their mean.
+def refuse_unknown(search: SearchSpec, workspace: Workspace) -> None:
+    """Raise ValueError where a warm start is from nowhere, before anything is made."""
+    for source in search.earlier:
+        next(_finished(source, workspace), None)
+    list(handed_on(search, workspace))
 
-    Raises ValueError for a name that nothing ran by here.
-    """
+
+def add_earlier(study: optuna.Study, search: SearchSpec, workspace: Workspace) -> list[Fitting]:
+    """Tell the storage of them, each once; runs that differ in nothing but their seed are one point, with their mean."""
     told = {tuple(each.user_attrs.get("runs", ())) for each in study.get_trials(deepcopy=False)}
     found = []
     for source in search.earlier:
@@ -47,6 +55,28 @@ def add_earlier(study: optuna.Study, search: SearchSpec, workspace: Workspace) -
                 told.add(ids)
         found.append(Fitting(source, runs, sum(map(len, groups.values()))))
     return found
+
+
+def handed_on(search: SearchSpec, workspace: Workspace) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(its search, point) of the best trials of searches of another base: the fields that are searched here too, where the
+    value lies inside. Raises ValueError for a name that no search ran by here, or that has nothing to give.
+    """
+    for source in search.transfer:
+        folder = workspace.search(source)
+        if not (folder / "search.json").exists():
+            known = sorted(file.parent.name for file in workspace.searches.glob("*/search.json"))
+            raise ValueError(f"transfer: no search {source} has run in {workspace.path}{did_you_mean(source, known)}")
+        other = SearchSpec.model_validate_json((folder / "search.json").read_bytes())
+        if other.metrics != search.metrics:
+            raise ValueError(f"transfer: {source} is after {', '.join(other.metrics)}, not {', '.join(search.metrics)}")
+        best = [_inside(search, trial.point) for trial in best_trials(other, read_trials(folder))[:HANDED_ON]]
+        if not any(best):
+            raise ValueError(f"transfer: none of the best trials of {source} has a value that lies in this space")
+        yield from ((source, point) for point in best if point)
+
+
+def _inside(search: SearchSpec, point: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in point.items() if key in search.space and search.space[key].holds(value)}
 
 
 def _finished(source: str, workspace: Workspace) -> Iterator[RunFolder]:

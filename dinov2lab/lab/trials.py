@@ -84,7 +84,7 @@ def record_of(frozen: FrozenTrial, search: SearchSpec) -> Trial:
 
 def points_asked(trials: Iterable[Trial]) -> int:
     """Points that count against the budget: a promotion goes on with one, an earlier run was paid for elsewhere."""
-    return sum(trial.origin in ("sampled", "enqueued") for trial in trials)
+    return sum(trial.origin in ("sampled", "enqueued", "transferred") for trial in trials)
 
 
 def within_budget(search: SearchSpec, trials: Iterable[Trial], workspace: Workspace) -> bool:

@@ -89,6 +89,7 @@ def _view(search: SearchSpec, trials: tuple[Trial, ...], workspace: Workspace, o
         },
         "promoted": [trial for trial in trials if trial.origin == "promoted"],
         "earlier": [trial for trial in trials if trial.origin == "earlier"],
+        "transferred": [trial for trial in trials if trial.origin == "transferred"],
         "levels": search.levels,
         "saved": _saved(search, ended),
         "seconds": sum(_once(ended, "seconds")),

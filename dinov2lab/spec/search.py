@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from dinov2lab.spec.cost import images_of_run
 from dinov2lab.spec.identity import content_id
 from dinov2lab.spec.run import RunSpec
-from dinov2lab.spec.section import Count, Positive, Section
+from dinov2lab.spec.section import Count, Positive, Section, later
 
 Direction = Literal["maximize", "minimize"]
 KINDS = ("log", "linear", "integers", "choices")
@@ -106,6 +106,9 @@ class SearchSpec(Section):
     earlier: tuple[
         str, ...
     ] = ()  # searches and studies of this workspace whose fitting runs are points already paid for
+    transfer: tuple[str, ...] = later(
+        absent=()
+    )  # searches of another base, a smaller model: their best are tried first
 
     @property
     def rungs(self) -> bool:
@@ -139,8 +142,9 @@ class SearchSpec(Section):
             )
         if self.pruner.kind == "wilcoxon" and len(self.seeds) < 5:
             raise ValueError("pruner wilcoxon can tell nothing from fewer than 5 seeds")
-        if self.sampler.kind == "grid" and (self.enqueue or any(each.when for each in self.space.values())):
-            raise ValueError("sampler grid takes neither enqueue nor conditional fields")
+        conditional = any(each.when for each in self.space.values())
+        if self.sampler.kind == "grid" and (self.enqueue or self.transfer or conditional):
+            raise ValueError("sampler grid takes neither enqueue nor transfer nor conditional fields")
         return self
 
 
@@ -163,4 +167,6 @@ def _refuse_metric(metric: str, known: tuple[str, ...]) -> None:
 
 def search_id(search: SearchSpec) -> str:
     """What makes two searches one: all but its budget, its warm starts and its words."""
-    return content_id(search.model_copy(update={"budget": None, "enqueue": (), "earlier": (), "question": ""}))
+    return content_id(
+        search.model_copy(update={"budget": None, "enqueue": (), "earlier": (), "transfer": (), "question": ""})
+    )

@@ -14,7 +14,7 @@ from dinov2lab.store import atomic
 from dinov2lab.store.result import Record
 
 State = Literal["running", "complete", "pruned", "failed"]
-Origin = Literal["sampled", "enqueued", "promoted", "earlier"]
+Origin = Literal["sampled", "enqueued", "promoted", "earlier", "transferred"]
 
 
 class Trial(Record):
@@ -28,7 +28,7 @@ class Trial(Record):
     looks: tuple[tuple[int, float], ...] = ()  # (images or place of the seed, value) as the pruner saw them
     origin: Origin = "sampled"
     parent: int | None = None  # the pruned trial whose run it goes on with
-    source: str | None = None  # the search or study that an earlier point is from
+    source: str | None = None  # the search or study that an earlier or a transferred point is from
     reason: str | None = None  # why it failed or was stopped
     images: int = 0  # seen in training by its runs
     seconds: float = 0.0

@@ -8,6 +8,7 @@ import synthetic
 from synthetic import Bench
 
 from dinov2lab.lab.desk import Desk
+from dinov2lab.report.search import write_search_report
 from dinov2lab.spec.points import base_point, confirmation, point_of, runs_at, spec_at
 from dinov2lab.spec.study import Arm, Decide, Study, expand
 from dinov2lab.store import atomic, studies
@@ -49,6 +50,43 @@ class TestWarmStarts:
         assert {trial.source for trial in taken} == {"first"}
         assert len(bench.started) == 3  # the budget is for new points
         assert work(search, place, Writing(place)) == trials  # and they are added once
+
+    def test_a_smaller_models_best_points_are_tried_first(self, tmp_path: Path) -> None:
+        place = synthetic.workspace(tmp_path)
+        small = synthetic.BASE | {"model": {"size": "pico"}}
+        first = work(synthetic.search(name="first", base=small, budget={"trials": 8}), place, Writing(place))
+        narrow = {LR: {"log": [1e-4, 1e-2]}, TEMPERATURE: synthetic.SPACE[TEMPERATURE]}
+        search = synthetic.search(
+            name="second", space=narrow, transfer=["first"], enqueue=["base"], budget={"trials": 6}
+        )
+        trials = work(search, place, bench := Writing(place))
+        best = sorted(first, key=lambda trial: trial.values or (), reverse=True)[:3]
+        assert [trial.origin for trial in trials] == ["enqueued", *["transferred"] * 3, *["sampled"] * 2]
+        for trial, of in zip(trials[1:4], best, strict=True):
+            assert trial.source == "first"
+            assert trial.point[TEMPERATURE] == of.point[TEMPERATURE]
+            assert (trial.point[LR] == of.point[LR]) == (1e-4 <= of.point[LR] <= 1e-2)
+            assert trial.runs != of.runs  # a guess, tried anew
+        assert len(bench.started) == 6  # they count against the budget
+        more = synthetic.search(name="first", base=small, budget={"trials": 12})
+        work(more, place, Writing(place))
+        assert work(search, place, Writing(place)) == trials  # taken over once
+        report = write_search_report(search, place, tmp_path / "reports" / "second")
+        assert "3 points to begin with are the best of first" in report.read_text()
+
+    def test_what_cannot_be_handed_on_is_one_line(self, tmp_path: Path) -> None:
+        place = synthetic.workspace(tmp_path)
+        work(synthetic.search(name="first", budget={"trials": 2}), place, Writing(place))
+        steps = {"optim.steps": {"integers": [50, 400]}}
+        for own, says in (
+            ({"transfer": ["frist"]}, "no search frist has run in .*did you mean first?"),
+            ({"transfer": ["first"], "metrics": {"health/rankme": "maximize"}}, "is after val/knn, not health/rankme"),
+            ({"transfer": ["first"], "space": steps}, "none of the best trials of first has a value"),
+        ):
+            with pytest.raises(ValueError, match=says) as error:
+                Desk(synthetic.search(**own), place, Writing(place))
+            assert "\n" not in str(error.value)
+        assert not (place.search("s") / "journal.log").exists()
 
     def test_a_studys_runs_are_one_point_for_each_arm_and_others_are_left(self, tmp_path: Path) -> None:
         place, search = synthetic.workspace(tmp_path), synthetic.search(earlier=["old"], budget={"trials": 1})

@@ -169,7 +169,7 @@ MISTAKES = [
     ("budget:", "pruner: asha\nseeds: [0, 1]\nbudget:", "pruner asha compares runs of one seed"),
     ("{val/knn: maximize}", "{val/knn: maximize, cost/flops: minimize}\npruner: asha", "the search has several"),
     ("{val/knn: maximize}", "{val/linear: maximize}\npruner: asha", "val/linear is not"),
-    ("budget:", "sampler: grid\nbudget:", "sampler grid takes neither enqueue nor conditional fields"),
+    ("budget:", "sampler: grid\nbudget:", "sampler grid takes neither enqueue nor transfer nor conditional fields"),
     (
         "budget:",
         "enqueue: [{optim.lrr: 1e-3}]\nbudget:",
