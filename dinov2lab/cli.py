@@ -190,20 +190,18 @@ def gc(
 
 @app.command()
 def report(
-    study: options.StudyName,
+    names: options.StudyNames,
     workspace: options.Place = LAB,
     reports: options.Reports = REPORTS,
     pool: options.Pool = False,
+    watch: options.Watch = False,
 ) -> None:
-    """Write a study's report from the results that are there; one that says them already is left alone."""
-    from dinov2lab import commands, publisher, terminal
+    """Write a study's report from the results that are there, unless it says them already; of several, how they compare."""
+    from dinov2lab import commands
     from dinov2lab.store.folders import Workspace
 
     place = Workspace(workspace)
-    one = commands.find_study(study, place)
-    folder = reports / one.name
-    publisher.write(one, place, folder, pool=pool)
-    terminal.show_verdict(one, commands.verdict_of(folder), folder, as_json=False)
+    commands.report([commands.find_study(name, place) for name in names], place, reports, pool=pool, watch=watch)
 
 
 @app.command()

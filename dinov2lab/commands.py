@@ -12,7 +12,7 @@ from dinov2lab.lab.devices import free_gpus
 from dinov2lab.lab.plan import is_finished, plan
 from dinov2lab.lab.standing import standings
 from dinov2lab.progress import watching
-from dinov2lab.publisher import Publisher
+from dinov2lab.publisher import Publisher, watched, write
 from dinov2lab.spec.cost import images_of_run
 from dinov2lab.spec.document import did_you_mean
 from dinov2lab.spec.identity import run_id
@@ -27,11 +27,12 @@ from dinov2lab.store.folders import Workspace
 from dinov2lab.store.result import RunFolder, RunResult
 from dinov2lab.store.state import Standing
 from dinov2lab.store.trials import read_trials
-from dinov2lab.terminal import note
+from dinov2lab.terminal import note, plural, say, show_verdict
 
 if TYPE_CHECKING:
     from dinov2lab.data.source import Roots
 
+WATCH_SECONDS = 10  # between two looks of `report --watch`
 MIRROR_SECONDS = 60.0  # between two looks of MLflow at runs that go on
 
 
@@ -262,3 +263,22 @@ def _name_stale(cells: Sequence[Cell], workspace: Workspace, roots: "Roots") -> 
     outcomes = [workspace.run(cell.run).outcome() for cell in cells]
     for uri in stale_sources([outcome for outcome in outcomes if outcome], roots):
         note(f"stale: {uri} has changed since these runs read it; --rerun computes them again")
+
+
+def report(found: Sequence[Study], workspace: Workspace, reports: Path, *, pool: bool, watch: bool) -> None:
+    """Write and show the report of a study, or the comparison of several."""
+    if len(found) > 1:
+        if pool or watch:
+            raise ValueError("--pool and --watch are for the report of one study")
+        from dinov2lab.report.compare import write_comparison
+
+        page = write_comparison(found, workspace, reports / "+".join(study.name for study in found))
+        say(f"report  {page}")
+        return
+    study, folder = found[0], reports / found[0].name
+    if watch:
+        for ended in watched(study, workspace, folder, pool=pool, seconds=WATCH_SECONDS):
+            note(f"{ended} of {plural(len(study.arms) * len(study.seeds), 'run')} ended: {folder / 'index.html'}")
+    else:
+        write(study, workspace, folder, pool=pool)
+    show_verdict(study, verdict_of(folder), folder, as_json=False)

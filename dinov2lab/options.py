@@ -6,6 +6,9 @@ from typing import Annotated, Literal
 import typer
 
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study: a YAML file, or its name in ./ablations.")]
+StudyNames = Annotated[
+    list[str], typer.Argument(metavar="STUDY...", help="A study, or several that are to be compared.")
+]
 RecipeName = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A recipe: a YAML file, or its name in ./experiments.")
 ]
@@ -49,6 +52,7 @@ MoreSeeds = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would run, and what it costs.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Pool = Annotated[bool, typer.Option("--pool", help="Compare runs of different code or images all the same.")]
+Watch = Annotated[bool, typer.Option("--watch", help="Go on, and write it anew as runs go on, until all have ended.")]
 Storage = Annotated[
     str | None,
     typer.Option("--storage", metavar="URL", help="An Optuna database. [default: a journal in the workspace]"),

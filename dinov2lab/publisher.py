@@ -9,11 +9,13 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from dinov2lab.spec.study import Study
+from dinov2lab.spec.study import Study, expand
 from dinov2lab.store import atomic
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.studies import stored
@@ -98,19 +100,34 @@ def main() -> None:
         sys.stdout.flush()
 
 
-def write(study: Study, workspace: Workspace, report: Path, *, pool: bool = False) -> None:
-    """A study's report, by one process at a time, which tidies up after one that was killed; nothing where it stands."""
+def write(study: Study, workspace: Workspace, report: Path, *, pool: bool = False, refresh: int | None = None) -> bool:
+    """A study's report, by one process at a time, which tidies up after a killed one; False where it stands already."""
     from dinov2lab.report import drawn
 
+    options = f"{pool} {refresh}"
     with atomic.locked(workspace.studies / f"{study.name}.lock"):
-        if drawn.stands(study, workspace, report, pool=pool):
-            return
+        if drawn.stands(study, workspace, report, options):
+            return False
         from dinov2lab.report.render import write_report
 
         atomic.sweep(report)
-        before = drawn.seen(study, workspace, report, drawn.runs_of(study, workspace), pool=pool)
-        write_report(study, workspace, report, pool=pool)
+        before = drawn.seen(study, workspace, drawn.runs_of(study, workspace), options)
+        write_report(study, workspace, report, pool=pool, refresh=refresh)
         drawn.remember(study, workspace, report, before)
+        return True
+
+
+def watched(study: Study, workspace: Workspace, report: Path, *, pool: bool, seconds: int) -> Iterator[int]:
+    """Write the report whenever something has changed, until every run has ended; yields how many have by then."""
+    cells = expand(study)
+    while True:
+        ended = sum(workspace.run(cell.run).outcome() is not None for cell in cells)
+        coming = ended < len(cells)
+        if write(study, workspace, report, pool=pool, refresh=seconds if coming else None):
+            yield ended
+        if not coming:
+            return
+        time.sleep(seconds)
 
 
 def _published(study: Study, workspace: Workspace, reports: Path, *, report: bool) -> str:

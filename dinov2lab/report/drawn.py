@@ -18,10 +18,10 @@ from dinov2lab.store.result import RunFolder
 from dinov2lab.store.studies import as_stored, past_of
 
 
-def stands(study: Study, workspace: Workspace, out: Path, *, pool: bool) -> bool:
-    """Whether the report in `out` was drawn from what there is now."""
+def stands(study: Study, workspace: Workspace, out: Path, options: str) -> bool:
+    """Whether the report in `out` was drawn from what there is now, with these options."""
     known = _known(study, workspace).get(str(out.resolve()))
-    return known is not None and known == seen(study, workspace, out, known["runs"], pool=pool) | {
+    return known is not None and known == seen(study, workspace, known["runs"], options) | {
         "report": _looks(_files(out))
     }
 
@@ -37,10 +37,10 @@ def runs_of(study: Study, workspace: Workspace) -> list[list[str]]:
     return [[cell.run, _manifest(workspace.run(cell.run))] for cell in expand(study)]
 
 
-def seen(study: Study, workspace: Workspace, out: Path, runs: list[list[str]], *, pool: bool) -> dict[str, Any]:
-    """What a report in `out` is drawn from, at this moment."""
+def seen(study: Study, workspace: Workspace, runs: list[list[str]], options: str) -> dict[str, Any]:
+    """What a report is drawn from, at this moment."""
     return {
-        "study": hashlib.sha256(f"{as_stored(study)} {pool}".encode()).hexdigest(),
+        "study": hashlib.sha256(f"{as_stored(study)} {options}".encode()).hexdigest(),
         "runs": runs,
         "files": _looks(_sources(study, workspace, runs)),
         "code": _looks(_files(Path(__file__).parent)),

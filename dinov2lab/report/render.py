@@ -10,6 +10,8 @@ from markupsafe import Markup
 
 from dinov2lab.report import curves, figures, funnel, references, rules, tables, verdict, words
 from dinov2lab.report.curation_page import write_pages
+from dinov2lab.report.latex import as_latex
+from dinov2lab.report.pdf import as_pdf
 from dinov2lab.report.results import write_results
 from dinov2lab.report.tables import Run
 from dinov2lab.report.verdict import Row
@@ -30,17 +32,23 @@ class Report:
     headline: str  # the answer in a sentence or two
 
 
-def write_report(study: Study, workspace: Workspace, out: Path, *, pool: bool = False) -> Report:
-    """Write index.html, report.md with figures/, results.csv, curation/ARM.html and, last, verdict.json into `out`.
+def write_report(
+    study: Study, workspace: Workspace, out: Path, *, pool: bool = False, refresh: int | None = None
+) -> Report:
+    """Write index.html, report.md with figures/, results.csv, .parquet and .tex, curation/ARM.html and, last, verdict.json.
 
-    Works at every stage of a study. `pool` compares runs of different code or data all the same. Imports no torch.
+    Works at every stage of a study. `pool` compares runs of different code or data all the same; with `refresh` the page
+    loads itself again after so many seconds while runs are to come. Imports no torch.
     """
     runs = tables.read_runs(study, workspace)
     view = _view(study, runs, pool) | {"changes": [rules.replaced(each) for each in studies.changes(study, workspace)]}
     write_results(study, runs, out)
     pictures = _write_figures(study, view, out / "figures")
     atomic.write_text(out / "report.md", markdown().get_template("report.md.j2").render(view, pictures=pictures))
-    atomic.write_text(out / "index.html", html().get_template("report.html.j2").render(view))
+    atomic.write_text(out / "results.tex", as_latex(study, view["metrics"]))
+    coming = any(run.status in ("unfinished", "not run") for run in runs)
+    page = html().get_template("report.html.j2").render(view, refresh=refresh if coming else None)
+    atomic.write_text(out / "index.html", page)
     write_pages(study, runs, out / "curation")
     rows = tuple(arm.judged.row for table in view["metrics"] for arm in table["arms"] if arm.judged)
     atomic.write_json(out / "verdict.json", [_plain(row) for row in rows])
@@ -137,6 +145,8 @@ def _write_figures(study: Study, view: dict[str, Any], folder: Path) -> dict[str
         ]
     for name, _, svg in (figure for section in drawn.values() for figure in section):
         write_svg(folder / f"{name}.svg", svg)
+        pdf = as_pdf(svg)
+        atomic.write(folder / f"{name}.pdf", lambda file, pdf=pdf: file.write_bytes(pdf))  # type: ignore[misc]
     return {section: [(f"figures/{name}.svg", text) for name, text, _ in found] for section, found in drawn.items()}
 
 

@@ -36,7 +36,9 @@ def verdict(out, metric="test/knn"):
 
 
 def everything_written(out):
-    return "".join(file.read_text() for file in out.rglob("*") if file.is_file() and file.suffix != ".parquet")
+    return "".join(
+        file.read_text() for file in out.rglob("*") if file.is_file() and file.suffix not in (".parquet", ".pdf")
+    )
 
 
 def final_values(table, arm, metric):
