@@ -4,13 +4,15 @@ D feature width   C classes
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from scipy.optimize import minimize
 from torch import Tensor
 
 STEPS = 1000  # of L-BFGS, at most; what is separable and hardly penalised asks for many
-_TOLERANCE = 1e-7  # of the mean loss's gradient
+_TOLERANCE = 1e-8  # of the mean loss's gradient
 
 
 def logistic_accuracies(
@@ -19,6 +21,9 @@ def logistic_accuracies(
     """Accuracy on `queries` (Q, D), for each inverse penalty c, of the regression on `memory` (M, D), both standardised."""
     mean, deviation = memory.double().mean(0), memory.double().std(0).clamp_min(1e-6)
     x, asked = ((rows.double() - mean) / deviation for rows in (memory, queries))
+    if x.shape[1] > len(x):  # the optimum lies in what the rows span: the same problem in as many dimensions
+        span = torch.linalg.svd(x, full_matrices=False).Vh.T
+        x, asked = x @ span, asked @ span
     weights, found = None, {}
     for c in sorted(cs):  # from the most penalised on, each begins where the one before it ended
         weights = fit(x, memory_labels, c, weights)
@@ -31,27 +36,23 @@ def fit(x: Tensor, labels: Tensor, c: float, start: Tensor | None = None) -> Ten
 
     `x`: (rows, D) float64. A convex problem: where it starts decides nothing but the time.
     """
-    classes = int(labels.max()) + 1
-    weights = torch.zeros(x.shape[1] + 1, classes, dtype=x.dtype) if start is None else start.clone()
-    weights.requires_grad_()
-    solver = torch.optim.LBFGS(
-        [weights],
-        max_iter=STEPS,
-        max_eval=2 * STEPS,
-        history_size=20,
-        tolerance_grad=_TOLERANCE,
-        tolerance_change=0.0,
-        line_search_fn="strong_wolfe",
-    )
+    shape = (x.shape[1] + 1, int(labels.max()) + 1)
+    truth = F.one_hot(labels, shape[1]).double()
+    share = 1 / (c * len(x))  # of the penalty, in a mean over rows
 
-    def closure() -> Tensor:
-        solver.zero_grad()
-        loss = F.cross_entropy(scores(weights, x), labels) + weights[:-1].square().sum() / (2 * c * len(x))
-        loss.backward()
-        return loss
+    def loss(flat: Any) -> Any:
+        """The mean loss and its gradient, which is written out."""
+        weights = torch.from_numpy(flat).view(shape)
+        log = scores(weights, x).log_softmax(1)
+        residual = (log.exp() - truth) / len(x)
+        gradient = torch.cat([x.T @ residual + share * weights[:-1], residual.sum(0, keepdim=True)])
+        value = share / 2 * weights[:-1].square().sum() - (log * truth).sum() / len(x)
+        return float(value), gradient.flatten().numpy()
 
-    solver.step(closure)
-    return weights.detach()
+    begin = torch.zeros(shape, dtype=torch.float64) if start is None else start
+    options: Any = {"maxiter": STEPS, "maxfun": 2 * STEPS, "maxcor": 20, "gtol": _TOLERANCE, "ftol": 0.0}
+    found = minimize(loss, begin.flatten().numpy(), jac=True, method="L-BFGS-B", options=options)
+    return torch.from_numpy(found.x).view(shape)
 
 
 def scores(weights: Tensor, x: Tensor) -> Tensor:

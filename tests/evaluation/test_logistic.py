@@ -42,3 +42,18 @@ def test_where_it_starts_decides_nothing() -> None:
     far = torch.randn(7, 4, generator=torch.Generator().manual_seed(3)).double()
     a, b = fit(x, labels, 1.0), fit(x, labels, 1.0, far)
     torch.testing.assert_close(scores(a, x).softmax(1), scores(b, x).softmax(1), atol=1e-5, rtol=0)
+
+
+def test_more_dimensions_than_images_are_the_same_problem() -> None:
+    (memory, labels), (queries, truth) = drawn(40, 0), drawn(200, 1)
+    wide = torch.randn(6, 90, generator=torch.Generator().manual_seed(5))
+    memory, queries = memory @ wide, queries @ wide
+    noise = torch.Generator().manual_seed(6)
+    memory, queries = (rows + 3 * torch.randn(rows.shape, generator=noise) for rows in (memory, queries))
+    mean, deviation = memory.double().mean(0), memory.double().std(0)
+    x, asked = (((rows.double() - mean) / deviation).numpy() for rows in (memory, queries))
+    found = logistic_accuracies(memory, labels, queries, truth, (1e-3, 0.1))
+    for c, accuracy in found.items():
+        theirs = LogisticRegression(C=c, tol=1e-8, max_iter=5000).fit(x, labels.numpy())
+        assert accuracy == pytest.approx(theirs.score(asked, truth.numpy()))
+    assert 0.3 < found[0.1] < 1
