@@ -218,10 +218,14 @@ def fit_stages(stages: list[dict[str, Any]]) -> None:
         fit_stages(stage.get("of", []))
         for part in stage.get("parts", []):
             fit_stages(part.get("stages", []))
-        if stage["stage"] == "retrieve" and stage.get("rule") == "share":
-            stage |= {"images": stage.get("images") or 5, "per_query": None, "collisions": "fill"}
-        elif stage["stage"] == "retrieve":
-            stage |= {"per_query": stage.get("per_query") or 4, "neighbours": 100, "whiten": 0.0}
+        if stage["stage"] == "retrieve":
+            rule = stage.get("rule", "ranks")
+            if rule == "ranks":
+                stage |= {"per_query": stage.get("per_query") or 4}
+            else:
+                stage |= {"images": stage.get("images") or 5, "per_query": None, "collisions": "fill"}
+            stage |= {} if rule == "share" else {"neighbours": 100, "whiten": 0.0}
+            stage |= {} if rule == "density" else {"width": 0.05, "mirrored": False}
         if stage.get("rule") != "semdedup":
             stage.pop("clusters", None) if stage["stage"] == "duplicates" else None
         elif stage.get("embedder", {}).get("kind") == "copies":
