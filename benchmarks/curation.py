@@ -11,6 +11,7 @@ cosines of 0.9 to 0.995, and a hundred images have a hundred copies each. A hund
 import argparse
 import itertools
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -174,6 +175,7 @@ def measure(size: int, folder: Path, search: Search) -> dict[str, Any]:
         return np.ascontiguousarray(source.vectors[rows])
 
     pool, queries = (as_read(*each, folder) for each in (("pool", pool_vectors), ("queries", query_vectors)))
+    shutil.rmtree(folder / "cache" / "near", ignore_errors=True)  # what an earlier run has found
     inputs = Inputs(lambda uri: queries.source, embed, folder / "cache" / "manifests", search)
     for read in (pool, queries):
         inputs.features(EMBEDDER, read)

@@ -167,8 +167,39 @@ def recipe(tmp_path: Path) -> Path:
     return tmp_path / "recipe.yaml"
 
 
-def curate(recipe: Path, workspace: Path) -> subprocess.CompletedProcess[str]:
-    return cli("curate", str(recipe), "--data-root", str(recipe.parent), "--workspace", str(workspace), "--json")
+def curate(recipe: Path, workspace: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    place = ("--data-root", str(recipe.parent), "--workspace", str(workspace))
+    return cli("curate", str(recipe), *place, "--json", *words)
+
+
+@pytest.mark.system
+def test_by_command_a_pool_that_grew_and_shards_end_as_one_pass(recipe, tmp_path):
+    whole = json.loads(curate(recipe, tmp_path / "whole").stdout)
+    images = pq.read_table(tmp_path / "pool.parquet")
+    pq.write_table(images.slice(0, 120), tmp_path / "pool.parquet")
+    assert json.loads(curate(recipe, tmp_path / "grown").stdout)["id"] != whole["id"]
+    pq.write_table(images, tmp_path / "pool.parquet")
+    grown = json.loads(curate(recipe, tmp_path / "grown", "--append").stdout)
+    assert grown["id"] == whole["id"]
+    waits = curate(recipe, tmp_path / "cut", "--shards", "2", "--shard", "1")
+    assert waits.stderr.splitlines()[-1] == (
+        "read parquet:pool.parquet: 1 of 2 parts are still to come; then the same command once more"
+    )
+    assert json.loads(curate(recipe, tmp_path / "cut", "--shards", "2").stdout)["id"] == whole["id"]
+
+
+@pytest.mark.system
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--shard 2 --shards 2", "--shard 2: with --shards 2 they are numbered from 0 to 1"),
+        ("--append --shards 2", "--append and --shards do not go together: what is added is worked on as one"),
+        ("--dry-run", "--profile, --slurm and --dry-run are for --launcher slurm"),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(recipe, tmp_path, words, said):
+    answer = curate(recipe, tmp_path / "lab", *words.split())
+    assert (answer.returncode, answer.stderr) == (2, said + "\n")
 
 
 @pytest.mark.system

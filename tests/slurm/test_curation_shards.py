@@ -47,7 +47,7 @@ def test_shards_on_slurm_leave_what_one_process_leaves(tmp_path: Path) -> None:
     words = ("curate", "shared", "--shards", "3")
     assert lab.say(*words, *SMALL, "--dry-run").count("#SBATCH --array=0-2%3") == 3
     assert "3 shards submitted" in lab.say(*words, *SMALL)
-    until(lambda: not squeue(), seconds=100)
+    until(lambda: not squeue())
     log = "".join(file.read_text() for file in tmp_path.glob("lab/slurm/*/*.err"))
     assert "curated: " in log, log
     left = said(lab.say(*words, "--json"))
