@@ -52,6 +52,7 @@ def run(
     reports: options.Reports = REPORTS,
     jobs: options.Jobs = None,
     device: options.Device = "auto",
+    nproc: options.Nproc = 1,
     micro_batches: options.MicroBatches = 1,
     side_by_side: options.SideBySide = 1,
     recompute: options.Recompute = "nothing",
@@ -85,7 +86,7 @@ def run(
     from dinov2lab.data.source import Roots
 
     jobs = jobs if isinstance(found, Study) else 1
-    roots, (jobs, resources) = Roots(data_root, place.cache), commands.resources_for(jobs, device)
+    roots, (jobs, resources) = Roots(data_root, place.cache), commands.resources_for(jobs, device, nproc)
     resources = commands.in_parts(resources, micro_batches, side_by_side, recompute, cells)
     if not isinstance(found, Study):
         result = commands.run_recipe(found, place, roots, resources, rerun=rerun)

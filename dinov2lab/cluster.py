@@ -120,6 +120,7 @@ def _only_profile(names: Sequence[str], settings: Sequence[str]) -> Slurm:
 
 def preview(order: Order) -> list[tuple[str, str]]:
     """(what, sbatch's text) of the jobs that a launch would submit."""
+    _refuse_cuts(order)
     left = [cell for cell, found in _standings(order) if found.state not in SETTLED]
     return submit.preview(order, left, close) if left else []
 
@@ -138,6 +139,7 @@ class Launched(NamedTuple):
 def launch(order: Order, *, rerun: bool) -> Launched:
     """Submit what has no result and no job. What failed before is tried again. Raises ValueError."""
     submit.refuse_paths(order.workspace.path, order.reports)
+    _refuse_cuts(order)
     opening.check(expand(order.study), order.roots)
     with atomic.locked(order.workspace.slurm / "lock"):
         queue = slurm.queue()
@@ -195,6 +197,11 @@ def _make_way(folder: RunFolder, found: Standing, *, rerun: bool) -> None:
                 folder.clear()
             elif mine:
                 folder.forget_failure()
+
+
+def _refuse_cuts(order: Order) -> None:
+    for cell in expand(order.study):
+        order.profiles[cell.arm].resources.check(cell.spec)
 
 
 def end(name: str, place: Path) -> None:

@@ -90,14 +90,18 @@ def find_run(name: str, workspace: Workspace) -> RunFolder:
     return folder
 
 
-def resources_for(jobs: int | None, device: Literal["auto", "cpu", "cuda"]) -> tuple[int, Resources]:
-    """How many runs at a time, and what each of them gets."""
+def resources_for(
+    jobs: int | None, device: Literal["auto", "cpu", "cuda"], processes: int = 1
+) -> tuple[int, Resources]:
+    """How many runs at a time, and what each of them gets. Raises ValueError where there are too few GPUs."""
     cores = len(os.sched_getaffinity(0))
     gpu = device == "cuda" or (device == "auto" and Path("/dev/nvidiactl").exists())
-    jobs = jobs or (max(1, len(free_gpus())) if gpu else cores)
+    if gpu and processes > 1 and processes > (there := len(free_gpus())):
+        raise ValueError(f"--nproc {processes}: each process wants a GPU of its own, and {there} are free")
+    jobs = jobs or max(1, (len(free_gpus()) if gpu else cores) // processes)
     # One thread each: on small networks a second one costs more than it brings, and on a busy machine it waits for the first.
-    each = max(1, cores // jobs)
-    return jobs, Resources(device=device, threads=each if gpu else 1, workers=each - 1)
+    each = max(1, cores // (jobs * processes))
+    return jobs, Resources(device=device, processes=processes, threads=each if gpu else 1, workers=each - 1)
 
 
 def refuse_slurm_words(*words: Sequence[str] | None) -> None:
@@ -251,10 +255,15 @@ def run_recipe(cell: Cell, workspace: Workspace, roots: "Roots", resources: Reso
                 raise ValueError(f"run {cell.run} is being computed by another process")
             folder.clear()
     from dinov2lab.lab.execute import execute
+    from dinov2lab.lab.team import Lost, team_of
 
-    with watching([cell], workspace, ("test/knn",)):
-        result: RunResult = execute(cell.spec, workspace, roots, resources)
-    return result
+    with watching([cell], workspace, ("test/knn",)), team_of(resources.processes) as team:
+        while True:
+            try:
+                result: RunResult = execute(cell.spec, workspace, roots, resources, team=team)
+                return result
+            except Lost as error:
+                note(f"{error}; once more, from the last checkpoint")
 
 
 def _name_stale(cells: Sequence[Cell], workspace: Workspace, roots: "Roots") -> None:

@@ -35,6 +35,9 @@ Shards = Annotated[int, typer.Option("--shards", min=1, help="In how many parts 
 Shard = Annotated[
     int | None, typer.Option("--shard", help="Do this part alone, from 0, as far as it goes; then again, as it says.")
 ]
+Nproc = Annotated[
+    int, typer.Option("--nproc", min=1, help="Processes that train one run together, a GPU or a core each.")
+]
 MicroBatches = Annotated[
     int, typer.Option("--micro-batches", min=1, help="Parts of a batch, one after the other: less memory.")
 ]

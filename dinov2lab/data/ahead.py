@@ -78,6 +78,11 @@ class _Steps(Dataset[T | ValueError], Generic[T]):
 def _begin(run: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C in the terminal reaches all; the run decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    die_with(run)
+
+
+def die_with(parent: int) -> None:
+    """Have the system kill this process when `parent` dies, however that dies."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != run:  # it died before that
+    if os.getppid() != parent:  # it died before that
         os._exit(1)

@@ -1,6 +1,5 @@
 """One run, from its spec to its result: the only way in which anything is trained or curated."""
 
-import json
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -20,9 +19,11 @@ from dinov2lab.evaluation import protocol
 from dinov2lab.lab import provenance
 from dinov2lab.lab.exam import Places, chosen_pictures, evaluation_data
 from dinov2lab.lab.judging import best_looks, finals, looks, references
+from dinov2lab.lab.machine import device_of, name_of, settle
 from dinov2lab.lab.outcome import bury, failure
 from dinov2lab.lab.pictures import draw_examples, draw_views
 from dinov2lab.lab.seeing import eyes
+from dinov2lab.lab.team import Lost, Team
 from dinov2lab.model.features import features
 from dinov2lab.model.vit import Backbone
 from dinov2lab.model.weights import Pretrained, digest, load_backbone
@@ -63,12 +64,13 @@ def execute(
     *,
     stop: Stop = never,
     begun: Callable[[str], None] | None = None,
+    team: Team | None = None,
 ) -> RunResult:
     """The result of `spec`: read where it is there, else computed from the last checkpoint on.
 
     A run that another process computes is waited for; with `begun`, which is told the run's id once it is this process's,
     that raises Busy instead. An error ends the run as a failed one, with the reason in its folder. Raises Stopped where
-    `stop` asked for it.
+    `stop` asked for it, and Lost where another process of `team`, which trains it, has died and the run is to be tried again.
     """
     folder = workspace.run(run_id(spec))
     if folder.result.exists():
@@ -89,10 +91,14 @@ def execute(
         attempts.note(folder, "begun")
         try:
             with heartbeat.beating(folder):
-                result = _compute(spec, folder, workspace, roots, resources, stop)
+                result = _compute(spec, folder, workspace, roots, resources, stop, team or Team())
         except (Stopped, KeyboardInterrupt):
             attempts.note(folder, "stopped")
             raise
+        except Lost as error:
+            if not (reason := attempts.exhausted(folder)):
+                raise
+            result = failure(folder, f"{reason}: {error}")
         except Exception as error:
             if disk.trouble(workspace.path):
                 raise  # no fault of the run, and nowhere to write it down
@@ -116,11 +122,11 @@ def explained(error: Exception) -> str:
 
 
 def _compute(
-    spec: RunSpec, folder: RunFolder, workspace: Workspace, roots: Roots, resources: Resources, stop: Stop
+    spec: RunSpec, folder: RunFolder, workspace: Workspace, roots: Roots, resources: Resources, stop: Stop, team: Team
 ) -> RunResult:
     atomic.write_text(folder.spec, spec.model_dump_json(indent=1) + "\n")
-    resources = settle(resources, spec, folder)
-    device = torch.device(resources.device)
+    resources = settle(resources.model_copy(update={"processes": team.size}), spec, folder)
+    device = device_of(resources)
     manifest_folder = curated(spec, workspace, roots, resources, stop)
     manifest = manifest_folder.read()
     assert manifest is not None  # curate() returns whole folders only
@@ -136,23 +142,16 @@ def _compute(
     provenance.write(
         folder.provenance,
         resources,
-        _device_name(device),
+        name_of(device),
         manifest_folder.path.relative_to(workspace.path),
         fingerprints,
         digest(start.teacher) if start else None,
     )
     draw_views(spec, train, folder.pictures)
-    trained = loop.train(
-        spec,
-        train,
-        folder,
-        resources,
-        device,
-        lambda teacher, student: looks(teacher, student, spec, data),
-        stop,
-        start,
-        _frozen(spec, workspace, roots, resources, stop),
-    )
+    frozen = _frozen(spec, workspace, roots, resources, stop)
+    with team.training(_order(spec, manifest_folder.path, workspace, roots, resources), device):
+        look = lambda teacher, student: looks(teacher, student, spec, data)  # noqa: E731
+        trained = loop.train(spec, train, folder, resources, device, look, stop, start, frozen)
     if trained is None:
         raise Stopped
     metrics = finals(eyes(trained.backbone, px), data, spec.evaluation)
@@ -172,23 +171,32 @@ def _compute(
         sources=fingerprints,
         code=provenance.code_id(),
         commit=provenance.commit(),
-        environment=provenance.environment(_device_name(device)),
+        environment=provenance.environment(name_of(device)),
         finished_at=time.time(),
     )
 
 
-def settle(resources: Resources, spec: RunSpec, folder: RunFolder) -> Resources:
-    """What the run is computed with: as it was begun, so that a resume ends with the same numbers. Tells torch so."""
-    if folder.checkpoint.exists() and folder.provenance.exists():
-        begun = Resources.model_validate_json(json.dumps(json.loads(folder.provenance.read_bytes())["resources"]))
-        if begun.device == "cpu" or torch.cuda.is_available():
-            resources = begun
-    device = resources.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.set_num_threads(resources.threads)
-    torch.use_deterministic_algorithms(spec.optim.deterministic and device == "cuda")
-    return resources.model_copy(update={"device": device})
+def _order(spec: RunSpec, manifest: Path, workspace: Workspace, roots: Roots, resources: Resources) -> dict[str, Any]:
+    """For the other processes: what `train_along` is called with."""
+    places = {"manifest": manifest, "workspace": workspace.path, "data": roots.data, "cache": roots.cache}
+    asked = {"spec": spec.model_dump(mode="json"), "resources": resources.model_dump(mode="json")}
+    return {name: str(path.resolve()) for name, path in places.items()} | asked
+
+
+def train_along(
+    spec: RunSpec,
+    manifest: Path,
+    workspace: Workspace,
+    roots: Roots,
+    resources: Resources,
+    device: torch.device,
+    stop: Stop,
+) -> None:
+    """What another process than the first does of a run, when all that training needs is there."""
+    pictures = chosen_pictures(open_source(spec.data.train, roots), ManifestFolder(manifest), workspace)
+    start = _start(spec, workspace, roots, resources, stop)
+    frozen = _frozen(spec, workspace, roots, resources, stop)
+    loop.train(spec, pictures, workspace.run(run_id(spec)), resources, device, lambda *_: {}, stop, start, frozen)
 
 
 def curated(
@@ -288,7 +296,3 @@ def _cost(spec: RunSpec, trained: loop.Trained) -> Cost:
         seconds=trained.seconds,
         peak_memory_mb=trained.peak_memory_mb,
     )
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -20,6 +20,7 @@ from typing import Any
 from dinov2lab.lab import slurm
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
+PORTS = range(20000, 32000)  # below those that systems give out; one for each job
 AGAIN = 1  # exit code of a job that goes on later; Slurm has put it back by then
 Stop = Callable[[], bool]
 
@@ -53,11 +54,21 @@ class Job:
 
 def train(plan: dict[str, Any], stop: Stop) -> str:
     from dinov2lab.lab.execute import execute
+    from dinov2lab.lab.member import serve
+    from dinov2lab.lab.team import Team
     from dinov2lab.spec.run import RunSpec
+    from dinov2lab.training.distributed import Meeting
 
+    place, team = _place(), Team()
+    if place.rank > 0:
+        serve(Meeting(place), stop)
+        return "trained along"
+    if place.of > 1:
+        team = Team(place.of, Meeting(place))
     spec = RunSpec.model_validate_json(json.dumps(plan["spec"]))
     workspace, roots, resources = _places(plan)
-    result = execute(spec, workspace, roots, resources, stop=stop)
+    result = execute(spec, workspace, roots, resources, stop=stop, team=team)
+    team.leave()
     say(f"run {result.run} {result.status}" + (f": {result.error}" if result.error else ""))
     return result.status
 
@@ -79,6 +90,16 @@ def stages(plan: dict[str, Any], stop: Stop) -> str:
         except Exception as error:
             say(explained(error))
     return "curated"
+
+
+def _place() -> Any:
+    """Of this process among those of its job, by Slurm's variables; the first one is on the node where the job begins."""
+    from dinov2lab.training.distributed import Place
+
+    rank, of, here, job = (
+        int(os.environ[f"SLURM_{name}"]) for name in ("PROCID", "STEP_NUM_TASKS", "LOCALID", "JOB_ID")
+    )
+    return Place(rank, of, here, os.environ["SLURM_LAUNCH_NODE_IPADDR"], PORTS[job % len(PORTS)])
 
 
 def curate_part(plan: dict[str, Any], stop: Stop) -> str:
@@ -158,6 +179,8 @@ def _nothing(number: int, frame: FrameType | None) -> None:
 
 def go_on_later(submission: str | None = None) -> None:
     """Ask to be queued again, unless Slurm has other plans: it puts back itself what it preempts, and scancel means it."""
+    if os.environ.get("SLURM_PROCID", "0") != "0":
+        return  # the first process of the job does
     job = os.environ["SLURM_JOB_ID"]
     state = slurm.state(job)
     if state == "RUNNING":

@@ -31,7 +31,8 @@ def run_study(
     """Bring every run of `study` to an outcome and return how many failed. What has a result is left alone; what failed
     before is tried again, from its last checkpoint.
 
-    `jobs` runs go on at a time, each on one of `devices` where there are any. `on_change` is called about twice a second.
+    `jobs` runs go on at a time, each on as many of `devices` as it has processes, where there are any. `on_change` is called
+    about twice a second.
     Raises ValueError where a source cannot be opened; KeyboardInterrupt, after the workers have written their checkpoints.
     """
     cells = expand(study)
@@ -79,7 +80,7 @@ class _Crew:
             "cache": str(roots.cache),
             "resources": resources.model_dump(mode="json"),
         }
-        self._stillborn = 0
+        self._stillborn, self._processes = 0, resources.processes
         self.workers: list[Worker] = []
 
     def outcomes(self) -> list[RunResult]:
@@ -105,9 +106,9 @@ class _Crew:
             self.workers.append(Worker(plan, self._device()))
 
     def _device(self) -> str | None:
-        """The one that fewest workers have; none where there is no choice."""
-        load = Counter(worker.device for worker in self.workers)
-        return min(self._devices, key=lambda device: load[device], default=None)
+        """One for each process, those that fewest workers have; none where there is no choice."""
+        load = Counter(device for worker in self.workers for device in (worker.device or "").split(","))
+        return ",".join(sorted(self._devices, key=lambda device: load[device])[: self._processes]) or None
 
     @staticmethod
     def _open(folder: RunFolder) -> bool:

@@ -24,7 +24,7 @@ from dinov2lab.store.submission import Jobs, Launch, launches, new_launch, recor
 FOR_EVER = 10**6  # timeouts that submitit would count; ours are counted by what they achieved
 LARGEST = 1000  # jobs of an array, by Slurm's default
 KEPT = ("SLURM_CONF", "SBATCH_ACCOUNT", "SBATCH_PARTITION", "SBATCH_QOS", "SBATCH_CONSTRAINT", "SBATCH_RESERVATION")
-REPORT = {"nodes": 1, "gpus_per_node": 0, "cpus": 1, "memory_gb": 4.0, "hours": 1.0}
+REPORT = {"nodes": 1, "tasks_per_node": None, "gpus_per_node": 0, "cpus": 1, "memory_gb": 4.0, "hours": 1.0}
 
 
 class Order(NamedTuple):
@@ -62,8 +62,8 @@ def parts(order: Order, cells: Sequence[Cell], closing: Callable[[str], str]) ->
         for spec in (cell.spec for cell in cells)
         if spec.curation is not None
     }
-    plan = _plan(order.places(), first) | {"specs": [spec.model_dump(mode="json") for spec in curation.values()]}
-    shared = [Part("stages", first, Job(stages), {"stages": plan})] if curation else []
+    plan = _plan(order.places(), first.alone) | {"specs": [spec.model_dump(mode="json") for spec in curation.values()]}
+    shared = [Part("stages", first.alone, Job(stages), {"stages": plan})] if curation else []
     last = first.model_copy(update=REPORT)
     return [*shared, *runs, Part("report", last, closing, {"report": _report_plan(order)})]
 
@@ -264,7 +264,7 @@ def executor(part: Part, launch: Launch, code: Path, after: Sequence[str]) -> _E
         "job_name": launch.name,
         "time": math.ceil(profile.hours * 60),
         "nodes": profile.nodes,
-        "ntasks_per_node": 1,
+        "ntasks_per_node": profile.tasks,
         "cpus_per_task": profile.cpus,
         "gpus_per_node": profile.gpus_per_node or None,
         "mem": f"{math.ceil(profile.memory_gb * 1024)}M" if profile.memory_gb else None,
@@ -281,7 +281,8 @@ def executor(part: Part, launch: Launch, code: Path, after: Sequence[str]) -> _E
             *profile.setup,
             f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
         ],
-        "srun_args": ["--export=ALL"],  # also where the cluster's default is none of the environment
+        # The environment also where the cluster's default is none of it; a process that dies takes the others with it.
+        "srun_args": ["--export=ALL", "--kill-on-bad-exit=1", f"--cpus-per-task={profile.cpus}"],
         "additional_parameters": {"requeue": True, **profile.sbatch},
     }
     executor.update_parameters(**asked)

@@ -34,10 +34,15 @@ def parts(order: Order) -> list[Part]:
     plan |= {"resources": order.profile.resources.model_dump(), "signal_seconds": order.profile.signal_seconds}
     plan |= {"spec": order.spec.model_dump(mode="json"), "shards": order.shards}
     rounds = [
-        Part(what, order.profile, Job(curate_part), {f"{what}-{n}": plan | {"shard": n} for n in range(order.shards)})
+        Part(
+            what,
+            order.profile.alone,
+            Job(curate_part),
+            {f"{what}-{n}": plan | {"shard": n} for n in range(order.shards)},
+        )
         for what in ROUNDS
     ]
-    return [*rounds, Part("curate", order.profile, Job(curate_whole), {"curate": plan})]
+    return [*rounds, Part("curate", order.profile.alone, Job(curate_whole), {"curate": plan})]
 
 
 def preview(order: Order) -> list[tuple[str, str]]:

@@ -18,6 +18,7 @@ from typing import TextIO
 from dinov2lab.data.source import Roots
 from dinov2lab.lab.execute import Busy, Stopped, execute
 from dinov2lab.lab.hearing import from_parent
+from dinov2lab.lab.team import Lost, Team, team_of
 from dinov2lab.spec.identity import run_id
 from dinov2lab.spec.resources import Resources
 from dinov2lab.spec.run import RunSpec
@@ -34,13 +35,16 @@ def main() -> None:
     threading.Thread(target=_watch, args=(parent, stop), daemon=True).start()
     roots = Roots(Path(plan["data"]), Path(plan["cache"]))
     workspace, resources = Workspace(Path(plan["workspace"])), Resources.model_validate(plan["resources"])
-    for text in plan["specs"]:
-        if stop.is_set():
-            return
-        _run(RunSpec.model_validate_json(text), workspace, roots, resources, stop)
+    with team_of(resources.processes) as team:
+        for text in plan["specs"]:
+            if stop.is_set():
+                return
+            _run(RunSpec.model_validate_json(text), workspace, roots, resources, stop, team)
 
 
-def _run(spec: RunSpec, workspace: Workspace, roots: Roots, resources: Resources, stop: threading.Event) -> None:
+def _run(
+    spec: RunSpec, workspace: Workspace, roots: Roots, resources: Resources, stop: threading.Event, team: Team
+) -> None:
     """Leave what has an outcome or is being computed by somebody else."""
     if workspace.run(run_id(spec)).outcome() is not None:
         return
@@ -51,8 +55,11 @@ def _run(spec: RunSpec, workspace: Workspace, roots: Roots, resources: Resources
         os.dup2(log, sys.stderr.fileno())
         os.close(log)
 
-    with suppress(Busy, Stopped):
-        execute(spec, workspace, roots, resources, stop=stop.is_set, begun=begun)
+    try:
+        with suppress(Busy, Stopped):
+            execute(spec, workspace, roots, resources, stop=stop.is_set, begun=begun, team=team)
+    except Lost as error:
+        raise SystemExit(str(error)) from None  # the launcher starts another worker
 
 
 def _watch(parent: TextIO, stop: threading.Event) -> None:

@@ -19,7 +19,7 @@ def cause(code: int) -> str:
 
 
 class Worker:
-    """A process that goes through a plan. Where there are GPUs, it sees one of them alone."""
+    """A process that goes through a plan. Where there are GPUs, it sees its own of them alone."""
 
     def __init__(self, plan: dict[str, object], device: str | None) -> None:
         environment = os.environ | ({"CUDA_VISIBLE_DEVICES": device} if device is not None else {})

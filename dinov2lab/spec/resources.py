@@ -41,7 +41,7 @@ class Resources(Section):
         if (batch // group) % self.processes:
             of_what = f"KoLeo groups of {group} images" if koleo.weight else "images"
             raise ValueError(
-                f"--nproc {self.processes} would cut one of the {batch // group} {of_what} of a batch;"
+                f"{self.processes} processes would cut one of the {batch // group} {of_what} of a batch;"
                 f" as many processes as do not: {_divisors(batch // group)}"
             )
         whole = 2 * batch // group // self.processes
@@ -69,7 +69,7 @@ FIELDS = {
     "cpus-per-task": "cpus",
     "mem": "memory_gb",
     "time": "hours",
-    "ntasks-per-node": "nodes",
+    "ntasks-per-node": "tasks_per_node",
 }
 
 
@@ -106,7 +106,8 @@ class Slurm(Section):
     constraint: Word | None = None
     nodes: Count = 1
     gpus_per_node: Annotated[int, Field(ge=0)] = 0
-    cpus: Count = 1  # of a run on CPU the threads; beside a GPU one trains and the others make views
+    tasks_per_node: Count | None = None  # processes that train one run; without it one for each GPU, or one
+    cpus: Count = 1  # of a process: on CPU its threads; beside a GPU one trains and the others make views
     memory_gb: Positive | None = None
     hours: Positive = 24.0
     parallel: Count = 256  # runs of one array at a time
@@ -120,10 +121,23 @@ class Slurm(Section):
     def _leaves_time(self) -> Self:
         if self.signal_seconds > self.hours * 3600 * 0.75:
             raise ValueError(f"signal_seconds {self.signal_seconds} leaves a job of hours {self.hours} too little")
+        if self.gpus_per_node and self.tasks != self.gpus_per_node:
+            raise ValueError(f"tasks_per_node {self.tasks} must be gpus_per_node {self.gpus_per_node}, a GPU each")
         return self
+
+    @property
+    def tasks(self) -> int:
+        """On each node."""
+        return self.tasks_per_node or self.gpus_per_node or 1
+
+    @property
+    def alone(self) -> Self:
+        """For what one process does."""
+        gpus = min(1, self.gpus_per_node)
+        return self.model_copy(update={"nodes": 1, "tasks_per_node": None, "gpus_per_node": gpus})
 
     @property
     def resources(self) -> Resources:
         if self.gpus_per_node:
-            return Resources(device="cuda", threads=self.cpus, workers=self.cpus - 1)
-        return Resources(device="cpu", threads=self.cpus)
+            return Resources(device="cuda", processes=self.nodes * self.tasks, threads=self.cpus, workers=self.cpus - 1)
+        return Resources(device="cpu", processes=self.nodes * self.tasks, threads=self.cpus)

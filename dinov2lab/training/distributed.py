@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 
+COMING = timedelta(minutes=15)  # between the first process that is there and the last one
 FOR_EVER = timedelta(days=365)  # the others wait while the first one evaluates; who dies is noticed otherwise
 
 
@@ -31,8 +32,9 @@ class Meeting:
         first = place.rank == 0
         self.place = place
         self._store = dist.TCPStore(  # type: ignore[attr-defined]
-            place.host, place.port, is_master=first, wait_for_workers=False, timeout=FOR_EVER
+            place.host, place.port, is_master=first, wait_for_workers=False, timeout=COMING
         )
+        self._store.set_timeout(FOR_EVER)
 
     @property
     def port(self) -> int:

@@ -27,6 +27,19 @@ def test_a_file_and_flags_on_top_of_it() -> None:
     assert profile.resources.device == "cuda"
 
 
+@pytest.mark.parametrize(
+    ("flags", "device", "processes"),
+    [
+        (("nodes=2",), "cpu", 2),
+        (("nodes=2", "tasks_per_node=3"), "cpu", 6),
+        (("nodes=2", "gpus_per_node=8"), "cuda", 16),
+    ],
+)
+def test_a_run_has_a_process_for_each_task_of_its_nodes(flags: tuple[str, ...], device: str, processes: int) -> None:
+    resources = load_profile(None, flags).resources
+    assert (resources.device, resources.processes) == (device, processes)
+
+
 def test_without_a_name_the_defaults() -> None:
     assert load_profile(None) == Slurm()
     assert load_profile(None).resources.device == "cpu"
@@ -51,7 +64,8 @@ def test_those_that_come_along(file: Path) -> None:
         (None, ("sbatch.nice=false",), "--nice wants a word or a number, or true where it takes none"),
         (None, ('sbatch.comment="a\\n#SBATCH --uid=0"',), "--comment is empty, or no single line"),
         (None, ('partition="a\\nb"',), "partition: is empty, or no single line of printable characters"),
-        (None, ("nodes=2",), "nodes: a run is one process on one GPU so far; write 1"),
+        (None, ("gpus_per_node=4", "tasks_per_node=2"), "tasks_per_node 2 must be gpus_per_node 4, a GPU each"),
+        (None, ("sbatch.ntasks-per-node=3",), "sbatch: --ntasks-per-node is the profile's own key tasks_per_node"),
     ],
 )
 def test_a_mistake_is_a_line(name: str | None, flags: tuple[str, ...], words: str) -> None:

@@ -153,8 +153,8 @@ def test_means_are_of_all_processes_in_messages_of_any_size(monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("changes", "resources", "words"),
     [
-        ({}, {"processes": 4}, r"--nproc 4 would cut one of the 2 KoLeo groups of 4 images .*: 1, 2$"),
-        (NO_KOLEO, {"processes": 3}, r"--nproc 3 would cut one of the 8 images .*: 1, 2, 4, 8$"),
+        ({}, {"processes": 4}, r"4 processes would cut one of the 2 KoLeo groups of 4 images .*: 1, 2$"),
+        (NO_KOLEO, {"processes": 3}, r"3 processes would cut one of the 8 images .*: 1, 2, 4, 8$"),
         ({}, {"processes": 2, "micro_batches": 4}, r"--micro-batches 4 .* one of the 2 .*: 1, 2$"),
     ],
 )
