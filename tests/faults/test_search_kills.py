@@ -1,6 +1,7 @@
 """A search whose workers and controllers are killed at random: no trial is lost or run twice, and MLflow agrees.
 
-KILLS and JOBS set how hard it is; benchmarks/RESULTS.md tells of a run with 20 and 8.
+KILLS and JOBS set how hard the one with real runs is. The other one has the measure's full size, eight processes and twenty
+kills, and runs without training, so that kills come while trials begin, are told and end.
 """
 
 import json
@@ -15,8 +16,11 @@ from typing import Any
 
 import psutil
 import pytest
+import synthetic
 from tiny import RECIPE, dinov2lab
 
+from dinov2lab.lab import search_mirror
+from dinov2lab.lab.desk import Desk
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.trials import read_trials
 
@@ -51,10 +55,54 @@ def wait_for_more(folder: Path, parent: subprocess.Popen[bytes], before: int) ->
         time.sleep(0.1)
 
 
-def told(folder: Path) -> list[dict[str, Any]]:
+def told(folder: Path, name: str = "search") -> list[dict[str, Any]]:
     """Of each trial what must not depend on kills."""
-    trials = read_trials(Workspace(folder / "lab").search("search"))
+    trials = read_trials(Workspace(folder / "lab").search(name))
     return [trial.model_dump(include={"number", "state", "point", "runs", "values", "looks"}) for trial in trials]
+
+
+PROCESS = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import synthetic
+from dinov2lab.lab.desk import Desk
+place = synthetic.workspace(Path(sys.argv[2]))
+search = synthetic.search(budget={"trials": int(sys.argv[3])}, sampler={"kind": "random"})
+desk = Desk(search, place, synthetic.Bench(place, paced=True))
+while desk.turn():
+    time.sleep(0.1)
+"""
+
+
+@pytest.mark.system
+def test_eight_processes_killed_twenty_times_end_it_as_one(tmp_path: Path) -> None:
+    dealt, count, kills = random.Random(0), 60, 0
+    search = synthetic.search(budget={"trials": count}, sampler={"kind": "random"})
+    calm, place = synthetic.workspace(tmp_path / "calm"), synthetic.workspace(tmp_path)
+    desk = Desk(search, calm, synthetic.Bench(calm))
+    while desk.turn():
+        pass
+    command = [sys.executable, "-c", PROCESS, str(Path(synthetic.__file__).parent), str(tmp_path), str(count)]
+    processes = [subprocess.Popen(command) for _ in range(8)]
+    while kills < 20:
+        wait_for_more(tmp_path, processes[0], written(tmp_path))
+        time.sleep(dealt.uniform(0, 0.3))
+        at = dealt.randrange(8)
+        processes[at].kill()
+        assert processes[at].wait() == -signal.SIGKILL, "it had ended before it could be killed"
+        processes[at], kills = subprocess.Popen(command), kills + 1
+    assert [process.wait() for process in processes] == [0] * 8
+    assert told(tmp_path, "s") == told(tmp_path / "calm", "s")
+    assert [trial["state"] for trial in told(tmp_path, "s")] == ["complete"] * count
+    runs = [run for trial in told(tmp_path, "s") for run in trial["runs"]]
+    assert len(set(runs)) == len(runs) == len(list(place.runs.glob("*/result.json")))
+    for run in runs:
+        steps = [row["step"] for row in place.run(run).rows()]
+        assert steps == sorted(set(steps)) == [row["step"] for row in calm.run(run).rows()]
+    for _ in range(2):
+        search_mirror.sync(search, place, tmp_path / "reports" / "s")
+    _mlflow_agrees(tmp_path, "s", count)
 
 
 @pytest.mark.system
@@ -92,13 +140,13 @@ def test_killed_at_random_it_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     print(f"{kills} kills, {parents} of them of the whole command: {TRIALS} trials, each as in the undisturbed search")
 
 
-def _mlflow_agrees(folder: Path) -> None:
+def _mlflow_agrees(folder: Path, name: str = "search", count: int = TRIALS) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{folder}/lab/mlflow.db")
-    experiment = client.get_experiment_by_name("search")
+    experiment = client.get_experiment_by_name(name)
     assert experiment
     children = [run for run in client.search_runs([experiment.experiment_id]) if "mlflow.parentRunId" in run.data.tags]
     values = {int(run.data.tags["trial"]): run.data.metrics["final/val/knn"] for run in children}
-    assert len(children) == TRIALS
-    assert values == {trial["number"]: trial["values"][0] for trial in told(folder)}
+    assert len(children) == count
+    assert values == {trial["number"]: trial["values"][0] for trial in told(folder, name)}
