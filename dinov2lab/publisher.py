@@ -136,9 +136,11 @@ def _published(study: Study, workspace: Workspace, reports: Path, *, report: boo
     try:
         if report:
             write(study, workspace, reports / study.name)
+        behind = tracking.try_sync(study, workspace, reports)
+        if report and write(study, workspace, reports / study.name):  # it links runs that MLflow has only now
+            behind = tracking.try_sync(study, workspace, reports)
     except (ValueError, OSError) as error:
         return f"error {str(error).splitlines()[0]}"
-    behind = tracking.try_sync(study, workspace, reports)
     return f"behind {behind}" if behind else "done"
 
 

@@ -72,6 +72,7 @@ def mirror_run(
     run = _find(target, cell.run, seen)
     if run is None:
         run = target.client.create_run(target.experiment, _started(folder, seen), tags, name)
+    target.children[cell.run] = run.info.run_id
     if run.info.run_name != name:
         target.client.update_run(run.info.run_id, name=name)
     complete(target, run, tags=tags, params=flattened(cell.spec), metrics=_final(seen), at=_ended(folder, seen))

@@ -44,6 +44,7 @@ class Target:
     cursors: Path
     deadline: float = math.inf  # of time.monotonic()
     runs: "list[Run]" = field(default_factory=list)
+    children: dict[str, str] = field(default_factory=dict)  # our run id -> MLflow's, of those that were mirrored
 
     def in_time(self) -> None:
         if time.monotonic() > self.deadline:

@@ -21,7 +21,7 @@ from dinov2lab.lab.mirror import State, mirror_report, mirror_run
 from dinov2lab.lab.sending import Target, TrackingError, cut
 from dinov2lab.spec.search import SearchSpec
 from dinov2lab.spec.study import Study, expand
-from dinov2lab.store import atomic
+from dinov2lab.store import atomic, links
 from dinov2lab.store.folders import Workspace
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ ENVIRONMENT = {
 UI_ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 LINE_LENGTH = 300
 PAGE = 1000
+PORT = 5000  # of `ui`
 
 
 def tracking_uri(workspace: Workspace) -> str:
@@ -189,9 +190,19 @@ def _mirror_study(target: Target, study: Study, workspace: Workspace, reports: P
     for cell in expand(study):
         with noting(workspace.run(cell.run).path, problems):
             states.append(mirror_run(target, study.name, parent.info.run_id, cell, workspace))
+    runs = {cell.run: target.children[cell.run] for cell in expand(study) if cell.run in target.children}
+    server = _server(workspace)
+    addresses = {run: f"{server}/#/experiments/{target.experiment}/runs/{child}" for run, child in runs.items()}
+    links.keep(study.name, addresses, workspace)
     with noting(reports / study.name, problems):
         mirror_report(target, study, parent, states, reports / study.name)
     return problems
+
+
+def _server(workspace: Workspace) -> str:
+    """Where a browser finds this workspace's MLflow: its server, else what `ui` serves unless it is told another port."""
+    uri = tracking_uri(workspace)
+    return _public(uri).rstrip("/") if uri.startswith("http") else f"http://127.0.0.1:{PORT}"
 
 
 @contextmanager

@@ -50,6 +50,7 @@ def seen(study: Study, workspace: Workspace, runs: list[list[str]], options: str
 def _sources(study: Study, workspace: Workspace, runs: list[list[str]]) -> Iterator[Path]:
     yield past_of(study, workspace)
     yield workspace.study(study.name)
+    yield workspace.links(study.name)
     for folder in (workspace.run(run) for run, _ in runs):
         yield from (folder.result, folder.failure, folder.metrics, folder.provenance)
     for manifest in sorted({manifest for _, manifest in runs if manifest}):

@@ -1,12 +1,14 @@
 """write_report: everything that a study left on disk, as one page, one Markdown file, one table and one verdict."""
 
+import base64
+import hashlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from dinov2lab.report import curves, figures, funnel, references, rules, tables, verdict, words
 from dinov2lab.report.curation_page import write_pages
@@ -18,6 +20,7 @@ from dinov2lab.report.verdict import Row
 from dinov2lab.spec.study import Study
 from dinov2lab.store import atomic, studies
 from dinov2lab.store.folders import Workspace
+from dinov2lab.store.links import links
 
 LISTED = 400  # runs that a page tells of one by one; more are in results.csv
 RINGS = 60  # seeds that a forest draws one by one
@@ -41,7 +44,10 @@ def write_report(
     loads itself again after so many seconds while runs are to come. Imports no torch.
     """
     runs = tables.read_runs(study, workspace)
-    view = _view(study, runs, pool) | {"changes": [rules.replaced(each) for each in studies.changes(study, workspace)]}
+    view = _view(study, runs, pool) | {
+        "changes": [rules.replaced(each) for each in studies.changes(study, workspace)],
+        "mlflow": _addresses(runs, links(study.name, workspace)),
+    }
     write_results(study, runs, out)
     pictures = _write_figures(study, view, out / "figures")
     atomic.write_text(out / "report.md", markdown().get_template("report.md.j2").render(view, pictures=pictures))
@@ -53,6 +59,18 @@ def write_report(
     rows = tuple(arm.judged.row for table in view["metrics"] for arm in table["arms"] if arm.judged)
     atomic.write_json(out / "verdict.json", [_plain(row) for row in rows])
     return Report(out / "index.html", rows, words.without_folders(" ".join(view["headline"])))
+
+
+def _addresses(runs: Iterable[Run], known: dict[str, str]) -> dict[tuple[str, int], Markup]:
+    """(arm, seed) -> the page of that run in MLflow, where it is there; escaped here, for what is in it is no folder."""
+    return {(run.arm, run.seed): escape(known[run.id]) for run in runs if run.id in known}
+
+
+def script() -> dict[str, Markup]:
+    """The page's own script, and what its security policy knows it by: no other script runs."""
+    text = (TEMPLATES / "page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return {"script": Markup(text), "script_hash": Markup(f"'sha256-{digest}'")}
 
 
 def _plain(row: Row) -> dict[str, Any]:
@@ -67,7 +85,7 @@ def _view(study: Study, runs: tuple[Run, ...], pool: bool) -> dict[str, Any]:
     decided = [arm.judged for arm in metrics[0]["arms"] if arm.judged]
     gains = references.gains(study, runs, study.decide.metric)
     origins = tables.origins(runs)
-    return {
+    return script() | {
         "study": study,
         "words": words,
         "rule": rules.RULES[study.decide.rule],

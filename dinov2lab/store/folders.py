@@ -26,5 +26,8 @@ class Workspace:
     def study(self, name: str) -> Path:
         return self.studies / f"{name}.json"
 
+    def links(self, name: str) -> Path:
+        return self.path / "tracking" / "links" / f"{name}.json"
+
     def search(self, name: str) -> Path:
         return self.searches / name

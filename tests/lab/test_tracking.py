@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 from mirrored import assert_equal_to_disk, client, finished_study, histories, on_disk, runs_of
 
+from dinov2lab import publisher
 from dinov2lab.lab import tracking
 from dinov2lab.lab.sending import cut
 from dinov2lab.report.render import write_report
@@ -118,6 +119,16 @@ def test_every_number_of_a_report_is_the_one_in_mlflow(workspace: Workspace, tmp
             else:
                 assert (row.metric, row.step * fabricated.BATCH, row.value) in past
         assert len(finals) > 8
+    assert (tmp_path / "reports" / study.name / "index.html").read_text().count("<a href=") == 0
+    assert publisher.write(study, workspace, tmp_path / "reports" / study.name), "its runs are in MLflow only now"
+    page = (tmp_path / "reports" / study.name / "index.html").read_text()
+    for cell in expand(study):
+        place = f"#/experiments/{parent.info.experiment_id}/runs/{children[cell.run].info.run_id}"
+        shown = re.findall(rf'<a href="http://127.0.0.1:5000/{place}">(.*?)</a>', page)
+        assert f"<code>{cell.run}</code>" in shown
+        assert f"{100 * children[cell.run].data.metrics['final/test/knn']:.1f}" in shown
+    tracking.sync(study, workspace, tmp_path / "reports")
+    assert not publisher.write(study, workspace, tmp_path / "reports" / study.name), "another sync changes no link"
     rows = json.loads((tmp_path / "reports" / study.name / "verdict.json").read_text())
     mirrored = {name: value for name, value in parent.data.metrics.items() if name.startswith("verdict/")}
     assert mirrored == {

@@ -1,5 +1,7 @@
 """A report at every stage of a study: what it says, what it refuses to say, and what it never shows."""
 
+import base64
+import hashlib
 import json
 import re
 import subprocess
@@ -256,7 +258,10 @@ def test_hostile_names_are_escaped(fabricate, out):
     write_failure(made.workspace, made.cells[0], HOSTILE)
     made.workspace.run(made.cells[0].run).result.unlink()
     write_report(made.study, made.workspace, out)
-    assert "<script" not in page(out)
+    assert page(out).count("<script") == 1, "the page's own, the only one that its policy lets run"
+    own = re.search(r"<script>(.*)</script>", page(out), re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(own.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page(out)
     assert page(out).count("&lt;script&gt;") >= 8
     assert "<script" not in (out / "report.md").read_text()
     assert "[x](" not in (out / "report.md").read_text()
@@ -272,7 +277,7 @@ class Loads(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.found += [value for name, value in attrs if name in ("src", "srcset", "data", "action", "poster")]
         self.found += [value for name, value in attrs if name == "href" and not value.startswith("#")]
-        self.found += [tag] if tag in ("script", "link", "iframe", "object", "embed", "base") else []
+        self.found += [tag] if tag in ("link", "iframe", "object", "embed", "base") else []
 
 
 def test_the_page_is_one_file_that_loads_nothing(fabricate, out):
@@ -283,6 +288,10 @@ def test_the_page_is_one_file_that_loads_nothing(fabricate, out):
     assert len(loads.found) > 20, "the example images"
     assert all(value.startswith("data:image/png;base64,") for value in loads.found)
     assert not re.search(r"url\(|@import|https?://(?!www\.w3\.org/2000/svg)", page(out))
+    (own,) = re.findall(r"<script>(.*?)</script>", page(out), re.DOTALL)
+    assert page(out).count("<script") == 1, "the one that sorts tables, written into the page"
+    assert not re.search(r"fetch|import|XMLHttp|WebSocket|EventSource|sendBeacon|Image|eval|innerHTML|location", own)
+    assert "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-" in page(out)
     assert len(page(out)) < 5_000_000
 
 

@@ -150,6 +150,61 @@ def test_the_report_answers_its_question(browser: Any, shown: Shown, pictures: P
     assert any(figure.size["width"] > 100 and figure.size["height"] > 50 for figure in figures)
 
 
+def test_tables_sort_by_a_click_on_their_heads(browser: Any, shown: Shown) -> None:
+    visit(browser, (shown.report / "index.html").as_uri())
+    table = browser.find_element("css selector", "#arms table")
+
+    def column() -> list[str]:
+        return [cell.text for cell in table.find_elements("css selector", "tbody:not(.reference) td:nth-child(2) b")]
+
+    before, head = column(), table.find_elements("css selector", "thead button")[1]
+    assert len(set(before)) == len(before) == 2
+    for order, rows in (
+        ("descending", sorted(before, key=float, reverse=True)),
+        ("ascending", sorted(before, key=float)),
+        (None, before),
+    ):
+        head.click()
+        assert column() == rows
+        assert table.find_elements("css selector", "thead th")[1].get_attribute("aria-sort") == order
+    assert table.find_elements("css selector", "tbody")[-1].get_attribute("class") == "reference", (
+        "references stay below"
+    )
+
+
+def test_figures_have_words_for_those_who_do_not_see_them(browser: Any, shown: Shown) -> None:
+    visit(browser, (shown.report / "index.html").as_uri())
+    told = [figure.get_attribute("aria-label") for figure in browser.find_elements("css selector", "svg[role=img]")]
+    assert len(told) == len(browser.find_elements("tag name", "svg")) > 3
+    assert all(len(words) > 40 for words in told)
+    assert all(picture.get_attribute("alt") for picture in browser.find_elements("tag name", "img"))
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
+def test_question_answer_and_effect_are_on_the_first_screen(
+    browser: Any, shown: Shown, width: int, height: int
+) -> None:
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        visit(browser, (shown.report / "index.html").as_uri())
+        (decided,) = [
+            row for row in json.loads((shown.report / "verdict.json").read_text()) if row["metric"] == "test/knn"
+        ]
+        bottom = "return arguments[0].getBoundingClientRect().bottom"
+        answer = browser.find_element("css selector", "#verdict")
+        assert decided["words"] in " ".join(answer.text.split())
+        for part in ("h1", "#verdict"):
+            assert browser.execute_script(bottom, browser.find_element("css selector", part)) < height
+        assert "interval" in answer.text
+        forest = browser.find_element("css selector", ".forest svg")
+        assert browser.execute_script(bottom, forest) < height
+        too_wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        assert browser.execute_script(too_wide) == 0
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def test_the_report_needs_nothing_but_its_file(browser: Any, shown: Shown) -> None:
     index = (shown.report / "index.html").as_uri()
     visit(browser, index)
