@@ -14,13 +14,14 @@ from dinov2lab.spec.study import Study
 
 LEARNING = ("loss/total", "loss/dino_global", "loss/dino_local", "loss/ibot", "loss/koleo")
 HEALTH = ("health/feature_std", "health/rankme", "teacher/entropy", "student/entropy", "gradient/norm")
+LOOKS = ("val/", "student/val/")  # of the teacher, and of the student where a recipe asks for it
 MOST_LINES = 60  # of one figure; of more runs an arm's median is drawn, and their spread
 UNIFORM = ("loss/dino_global", "loss/dino_local", "loss/ibot", "teacher/entropy", "student/entropy")
 
 
 def learning(study: Study, runs: Sequence[Run]) -> tuple[Panel, ...]:
-    """Validation accuracies with their reference rows, then the loss terms."""
-    names = dict.fromkeys(name for run in runs for row in run.rows for name in row if name.startswith("val/"))
+    """Accuracies on val with their reference rows, the teacher's and the student's; then the loss terms."""
+    names = dict.fromkeys(name for run in runs for row in run.rows for name in row if name.startswith(LOOKS))
     return _panels(study, runs, (*names, *LEARNING))
 
 

@@ -62,3 +62,13 @@ def test_of_very_many_runs_each_arm_has_one_line_its_median_and_spread() -> None
     assert list(panel.lines[1].points) == [(640.0, middle), (1280.0, middle)]
     assert list(panel.lines[1].spread) == [(640.0, low, high), (1280.0, low, high)]
     assert draw(panel).count('class="band"') == len(one.arms)
+
+
+def test_looks_at_the_student_and_at_segmentation_have_curves_beside_the_teachers() -> None:
+    one = study(seeds=1)
+    looks = ("val/knn", "val/segmentation", "student/val/knn")
+    rows = tuple({"step": step, "images": 64.0 * step, **dict.fromkeys(looks, step / 100)} for step in (10, 20))
+    runs = tuple(Run(cell.arm, cell.seed, cell.run, cell.spec, None, rows, {}, None) for cell in expand(one))
+    panels = learning(one, runs)
+    assert [panel.title for panel in panels] == ["val kNN, %", "val segmentation, %", "student/val kNN, %"]
+    assert list(panels[2].lines[0].points) == [(640.0, 0.1), (1280.0, 0.2)]
