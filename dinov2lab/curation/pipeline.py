@@ -65,8 +65,8 @@ def curate(
     share() has done what it could. With `append`, what was found of a source before images were added to it is taken over
     (append.py, near.py). Raises ValueError where no image is left for a stage, or a source changes while it is read.
     """
-    sweep(cache)
-    sweep(cache.parent / "embeddings")
+    for folder in (cache, *(cache.parent / name for name in ("embeddings", "near", "filters"))):
+        sweep(folder)
     inputs = Inputs(open, embed, cache, search, tell, Cut(shards), append)
     pool = inputs.read(train)
     if spec is None:

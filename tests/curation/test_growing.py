@@ -1,6 +1,7 @@
 """Pools that grow, and curation that several processes share: what comes out is what one pass over all gives."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from memory import MemorySource, encoded, picture
 from PIL import Image, ImageOps
 
-from dinov2lab.curation import arrays, inputs, scan
+from dinov2lab.curation import arrays, inputs, near, scan
 from dinov2lab.curation.shards import Cut, Pending
 from dinov2lab.data.source import Source, Unreadable, decode
 from dinov2lab.spec.curation import CurationSpec, Duplicates, Leaks, Quality, Retrieve
@@ -83,6 +84,25 @@ def test_images_that_are_added_enter_without_doing_the_old_ones_again(monkeypatc
         assert grown.images <= 2 * (len(pool.paths) - len(before.paths))  # and their mirror images
         assert had + grown.images < whole.images + 4
     assert any(record.counts.get("pairs_taken_over") for record in appended.funnel())
+
+
+def test_a_search_that_was_stopped_while_it_was_written_leaves_nothing(monkeypatch, tmp_path):
+    pool, spec = MemorySource("memory:pool", web()), CurationSpec(stages=(Duplicates(stage="duplicates"),))
+    place, save = lab(tmp_path), near.pq.write_table
+
+    def stopped(table: object, path: Path) -> None:
+        if path.parent.name == "near":
+            path.write_bytes(b"half of it")
+            (path.parent / f"{path.name[:-4]}again.tmp").write_bytes(b"what a kill would leave")
+            raise KeyboardInterrupt
+        save(table, path)
+
+    monkeypatch.setattr(near.pq, "write_table", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        place.curate(pool, spec)
+    monkeypatch.undo()
+    assert said(place.curate(pool, spec)) == said(lab(tmp_path / "once").curate(pool, spec))
+    assert len(list((tmp_path / "cache/near").iterdir())) == 2  # the pairs and their lock
 
 
 def test_an_image_that_changed_or_left_is_noticed(tmp_path):
