@@ -26,7 +26,7 @@ def together(count: int, work: Callable[[int], Any]) -> list[Any]:
         for process in processes:
             process.start()
         for process in processes:
-            process.join(120)
+            process.join(600)
             assert process.exitcode == 0
         return [torch.load(Path(folder, str(rank)), weights_only=False) for rank in range(count)]
 
