@@ -315,6 +315,22 @@ def sync(
 
 
 @app.command()
+def register(study: options.StudyName, workspace: options.Place = LAB) -> None:
+    """Make the run of a study that is best on val a registered model of MLflow, to be served."""
+    from dinov2lab import commands
+    from dinov2lab.lab import models, tracking
+    from dinov2lab.store.folders import Workspace
+
+    place = Workspace(workspace)
+    made = models.register(commands.find_study(study, place), place)
+    uri = tracking.tracking_uri(place)
+    typer.echo(f"model {made.name}, version {made.version}: run {made.run}, {made.metric} {made.value:.4g}")
+    typer.echo(
+        f"MLFLOW_TRACKING_URI={uri} mlflow models serve -m models:/{made.name}/{made.version} --env-manager local"
+    )
+
+
+@app.command()
 def ui(workspace: options.Place = LAB, port: options.Port = 5000) -> None:
     """Serve the MLflow pages of the workspace until Ctrl-C."""
     from dinov2lab.lab import tracking
