@@ -15,6 +15,7 @@ settings.load_profile("loaded")
 SLURM = Path(__file__).parent / "slurm"
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Under `--dist loadgroup` a file's tests stay together, and all that use the one Slurm."""
     for item in items:

@@ -15,7 +15,9 @@ from dinov2lab.spec.section import Count, Positive, Section, later
 Direction = Literal["maximize", "minimize"]
 KINDS = ("log", "linear", "integers", "choices")
 COSTS = ("cost/images", "cost/flops", "cost/seconds", "cost/peak_memory_mb")
-LOOKS = ("val/knn", "health/feature_std", "health/rankme")  # measured during training too, so that a rung can see them
+HEALTH = ("health/feature_std", "health/rankme", "health/uniformity")
+LABELLED = ("val/knn", "health/alignment")
+LOOKS = (*LABELLED, *HEALTH)  # measured during training too, so that a rung can see them
 
 
 class Dimension(Section):
@@ -154,8 +156,8 @@ def produced(base: RunSpec) -> tuple[str, ...]:
     if measures.memory is not None:
         names = ("linear", "logistic", "retrieval", "segmentation", "depth")
         probes = {name: getattr(measures, name) for name in names}
-        val = ["val/knn", *(f"val/{name}" for name, probe in probes.items() if probe)]
-    return (*val, *LOOKS[1:], *COSTS)
+        val = [*LABELLED, *(f"val/{name}" for name, probe in probes.items() if probe)]
+    return (*val, *HEALTH, *COSTS)
 
 
 def _refuse_metric(metric: str, known: tuple[str, ...]) -> None:

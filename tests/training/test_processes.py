@@ -57,7 +57,7 @@ def assert_alike(found: list[dict[str, float]], other: list[dict[str, float]]) -
 FIFTY = {"optim.steps": 50, "optim.warmup_steps": 5}
 
 
-@pytest.mark.parametrize("changes", [FIFTY, EMA | SHARED, NO_KOLEO | {"model.drop_path": 0.6}])
+@pytest.mark.parametrize("changes", [FIFTY, FIFTY | EMA | SHARED, NO_KOLEO | {"model.drop_path": 0.6}])
 def test_two_processes_have_the_losses_of_one(changes: dict[str, Any], tmp_path: Path) -> None:
     spec = with_(SPEC, changes)
     (one,) = trained(tmp_path / "one", spec, 1)
