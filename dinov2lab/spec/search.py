@@ -16,8 +16,7 @@ Direction = Literal["maximize", "minimize"]
 KINDS = ("log", "linear", "integers", "choices")
 COSTS = ("cost/images", "cost/flops", "cost/seconds", "cost/peak_memory_mb")
 HEALTH = ("health/feature_std", "health/rankme", "health/uniformity")
-LABELLED = ("val/knn", "health/alignment")
-LOOKS = (*LABELLED, *HEALTH)  # measured during training too, so that a rung can see them
+LOOKS = ("val/knn", "health/alignment", *HEALTH)  # measured during training too, so that a rung can see them
 
 
 class Dimension(Section):
@@ -156,7 +155,7 @@ def produced(base: RunSpec) -> tuple[str, ...]:
     if measures.memory is not None:
         names = ("linear", "logistic", "retrieval", "segmentation", "depth")
         probes = {name: getattr(measures, name) for name in names}
-        val = [*LABELLED, *(f"val/{name}" for name, probe in probes.items() if probe)]
+        val = ["val/knn", *(f"val/{name}" for name, probe in probes.items() if probe), "health/alignment"]
     return (*val, *HEALTH, *COSTS)
 
 
