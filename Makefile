@@ -12,10 +12,10 @@ demo: .venv/.cpu
 	@echo "All the runs:  $(BIN)/dinov2lab ui"
 
 test: lint
-	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not system"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not system"
 
 test-system: .venv/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m system -rs
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m system -rs
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
