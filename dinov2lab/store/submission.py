@@ -85,13 +85,17 @@ TAIL = 3  # lines
 
 
 def last_words(folder: RunFolder) -> str:
-    """The end of what the run's process said on stderr, in one line; empty where it said nothing."""
+    """The end of what the run's process said on stderr, in one line; empty where it said nothing.
+
+    What srun adds when it ends the other tasks of a job comes last and would hide it: it counts where there is nothing else.
+    """
     sent = submission(folder)
     for file in ((sent.log,) if sent else ()) + (folder.log,):
         if file.exists():
             with file.open("rb") as opened:
                 opened.seek(max(0, file.stat().st_size - 4000))
-                lines = [line.strip() for line in opened.read().decode(errors="replace").splitlines()]
-            if said := [line for line in lines if line][-TAIL:]:
+                lines = [line.strip() for line in opened.read().decode(errors="replace").splitlines() if line.strip()]
+            own = [line for line in lines if not line.startswith("srun: ")]
+            if said := (own or lines)[-TAIL:]:
                 return " / ".join(said)[-600:]
     return ""
