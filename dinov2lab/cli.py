@@ -262,6 +262,7 @@ def evaluate(
     memory: options.Memory = None,
     metrics: options.Metrics = None,
     px: options.Px = None,
+    skipped: options.Skipped = False,
     workspace: options.Place = LAB,
     data_root: options.DataRoot = HERE,
     device: options.Device = "auto",
@@ -274,7 +275,10 @@ def evaluate(
 
     place = Workspace(workspace)
     roots, wish = Roots(data_root, place.cache), evaluating.Wish(on or (), memory, metrics or (), px, device)
-    evaluating.show(evaluating.evaluate(target, place, roots, wish), as_json)
+    if skipped:
+        evaluating.show_completed(evaluating.complete(target, place, roots, wish), as_json)
+    else:
+        evaluating.show(evaluating.evaluate(target, place, roots, wish), as_json)
 
 
 @app.command()

@@ -199,10 +199,12 @@ def run_study(
     """Bring runs, report and MLflow up to date; returns how many runs failed. A finished study is left alone."""
     cells = expand(study)
     if not rerun and is_finished(study, workspace, report):
-        _name_stale(cells, workspace, roots)
+        _name_stale(cells, workspace, roots, study.name)
         return 0
-    from dinov2lab.lab import launch
+    from dinov2lab.lab import launch, opening
 
+    for line in opening.check(cells, roots):
+        note(line)
     studies.record(study, workspace)
     devices = free_gpus() if resources.device != "cpu" else ()
     with Publisher(study.name, workspace, report.parent) as publisher:
@@ -247,7 +249,7 @@ def run_recipe(cell: Cell, workspace: Workspace, roots: "Roots", resources: Reso
     folder = workspace.run(cell.run)
     outcome = folder.outcome()
     if outcome and outcome.status == "finished" and not rerun:
-        _name_stale([cell], workspace, roots)
+        _name_stale([cell], workspace, roots, cell.run)
         return outcome
     if rerun:
         with atomic.locked(folder.lock, wait=False) as mine:
@@ -266,12 +268,15 @@ def run_recipe(cell: Cell, workspace: Workspace, roots: "Roots", resources: Reso
                 note(f"{error}; once more, from the last checkpoint")
 
 
-def _name_stale(cells: Sequence[Cell], workspace: Workspace, roots: "Roots") -> None:
-    from dinov2lab.lab.stale import stale_sources
+def _name_stale(cells: Sequence[Cell], workspace: Workspace, roots: "Roots", name: str) -> None:
+    """Images that have changed since, and those that were not there then and are now."""
+    from dinov2lab.lab.stale import come_since, stale_sources
 
-    outcomes = [workspace.run(cell.run).outcome() for cell in cells]
-    for uri in stale_sources([outcome for outcome in outcomes if outcome], roots):
+    found = [outcome for cell in cells if (outcome := workspace.run(cell.run).outcome())]
+    for uri in stale_sources(found, roots):
         note(f"stale: {uri} has changed since these runs read it; --rerun computes them again")
+    for uri in come_since(found, roots):
+        note(f"{uri} was not there and is now: dinov2lab evaluate {name} --skipped")
 
 
 def report(found: Sequence[Study], workspace: Workspace, reports: Path, *, pool: bool, watch: bool) -> None:

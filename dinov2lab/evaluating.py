@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from dinov2lab import commands, terminal
 from dinov2lab.spec.document import did_you_mean
 from dinov2lab.spec.load import FOLDERS, SpecError, kind_of
+from dinov2lab.spec.resources import Resources
 from dinov2lab.spec.study import Study, expand
 from dinov2lab.store import studies
 from dinov2lab.store.evaluation import Evaluation
@@ -32,8 +33,6 @@ class Wish(NamedTuple):
 
 def evaluate(target: str, workspace: Workspace, roots: "Roots", wish: Wish) -> list[Evaluation]:
     """Of each network that `target` names. Raises ValueError where there is none, or nothing can be measured."""
-    import torch
-
     from dinov2lab.lab.evaluate import METRICS, Asked, evaluate
     from dinov2lab.lab.exam import Places
 
@@ -42,7 +41,7 @@ def evaluate(target: str, workspace: Workspace, roots: "Roots", wish: Wish) -> l
         if word not in METRICS:
             near = did_you_mean(word, list(METRICS)) or f"; there are {', '.join(METRICS)}"
             raise SpecError(f"--metrics {word}: no such evaluation{near}")
-    where = "cuda" if wish.device == "cuda" or (wish.device == "auto" and torch.cuda.is_available()) else "cpu"
+    where = _device(wish.device)
     found = []
     for opened in subjects(target, wish.px, workspace):
         subject = opened()
@@ -54,6 +53,45 @@ def evaluate(target: str, workspace: Workspace, roots: "Roots", wish: Wish) -> l
             )
         found.append(evaluate(subject, Asked(learnt, tested, words), Places(workspace, roots), where))
     return found
+
+
+def _device(asked: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
+    import torch
+
+    return "cuda" if asked == "cuda" or (asked == "auto" and torch.cuda.is_available()) else "cpu"
+
+
+def complete(target: str, workspace: Workspace, roots: "Roots", wish: Wish) -> dict[str, dict[str, str]]:
+    """Measure what the runs that `target` names have skipped, as far as it is there now; returns what each still skips.
+
+    Runs that skipped nothing are left out. Raises ValueError.
+    """
+    if wish.on or wish.memory or wish.metrics or wish.px:
+        raise SpecError("--skipped: measures what the recipe says; --on, --memory, --metrics and --px are for all else")
+    from dinov2lab.lab.completing import complete
+    from dinov2lab.lab.exam import Places
+
+    study, places = _study(target, workspace), Places(workspace, roots)
+    folders = [workspace.run(cell.run) for cell in expand(study)] if study else [commands.find_run(target, workspace)]
+    left = {}
+    for folder in folders:
+        if (found := folder.outcome()) and found.skipped:
+            later = complete(folder, places, Resources(device=_device(wish.device)))
+            left[folder.path.name] = later.skipped if later else found.skipped
+    return left
+
+
+def show_completed(left: dict[str, dict[str, str]], as_json: bool) -> None:
+    if as_json:
+        terminal.say_json(left)
+    elif not left:
+        terminal.say("there is nothing to make up for")
+    elif not any(left.values()):
+        terminal.say(
+            f"complete: {terminal.plural(len(left), 'run')}; a study's report has it with: dinov2lab report STUDY"
+        )
+    for uri, why in {uri: why for each in left.values() for uri, why in each.items()}.items():
+        terminal.note(f"skipped {uri}: {why}")
 
 
 def subjects(target: str, px: int | None, workspace: Workspace) -> Iterator[Open]:

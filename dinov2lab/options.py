@@ -89,6 +89,9 @@ Metrics = Annotated[
     typer.Option("--metrics", metavar="NAMES", help="Such as knn,linear_grid. [default: what the images allow]"),
 ]
 Px = Annotated[int | None, typer.Option("--px", min=1, help="Of a timm model's images. [default: as it was trained]")]
+Skipped = Annotated[
+    bool, typer.Option("--skipped", help="Complete what runs have skipped, as its images were not there.")
+]
 Launcher = Annotated[Literal["local", "slurm"], typer.Option("--launcher", help="This machine, or a Slurm cluster.")]
 Profiles = Annotated[
     list[str] | None,

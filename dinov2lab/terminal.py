@@ -147,6 +147,8 @@ def show_result(result: RunResult, folder: Path, as_json: bool) -> None:
         note(outcome_text(result, ()))
     else:
         table(("metric", "value"), [(name, f"{value:.4g}") for name, value in sorted(result.metrics.items())])
+        for uri, why in result.skipped.items():
+            say(f"not evaluated: {uri}: {why}")
         say(f"run  {folder}")
 
 

@@ -25,11 +25,16 @@ from numpy.typing import NDArray
 from dinov2lab.data.decode import Unreadable, decode
 from dinov2lab.data.parquet import ParquetSource
 
-__all__ = ["FolderSource", "ParquetSource", "Roots", "Source", "Unreadable", "decode", "labels_as", "open_source"]
+__all__ = ["FolderSource", "Missing", "ParquetSource", "Roots", "Source", "Unreadable", "decode", "labels_as"]
+__all__ += ["open_source"]
 
 SCHEMES = ("toyweb", "folder", "parquet")
 SIDECARS = {".txt", ".json", ".csv", ".md", ".xml", ".parquet"}  # of all else, the bytes say whether it is an image
 MAX_BYTES = 2**30  # of one file: an archive or a film among the images is not read whole
+
+
+class Missing(ValueError):
+    """There is nothing where a URI points to."""
 
 
 class Source(Protocol):
@@ -58,7 +63,10 @@ class Roots:
 
 
 def open_source(uri: str, roots: Roots) -> Source:
-    """Raises ValueError, in a line or two, for an unknown scheme, a missing folder or file, or missing columns."""
+    """Raises Missing for a folder or file that is not there, another ValueError for an unknown scheme or missing columns.
+
+    Either says it in a line or two.
+    """
     scheme, colon, rest = uri.partition(":")
     if not colon or not rest or scheme not in SCHEMES:
         near = get_close_matches(scheme.lower(), SCHEMES, 1)
@@ -167,7 +175,7 @@ def _parquet_files(uri: str, rest: str, roots: Roots) -> list[Path]:
         names = sorted(glob.glob(rest, root_dir=roots.data, recursive=True))
         files = [file for name in names if (file := roots.data / name).is_file()]
         if not files:
-            raise ValueError(f"{uri}: no file matches {(roots.data / rest).absolute()}" + _start(rest, roots))
+            raise Missing(f"{uri}: no file matches {(roots.data / rest).absolute()}" + _start(rest, roots))
         return files
     file = _existing(uri, rest, roots)
     if file.is_dir():
@@ -184,7 +192,7 @@ def _existing(uri: str, rest: str, roots: Roots) -> Path:
     names = os.listdir(missing.parent) if os.access(missing.parent, os.R_OK) and missing.parent.is_dir() else []
     near = get_close_matches(missing.name, names, 1)
     hint = f"; the nearest name in {missing.parent} is {near[0]!r}" if near else ""
-    raise ValueError(f"{uri}: there is no {path}{hint}" + _start(rest, roots))
+    raise Missing(f"{uri}: there is no {path}{hint}" + _start(rest, roots))
 
 
 def _start(rest: str, roots: Roots) -> str:

@@ -11,7 +11,7 @@ from dinov2lab.data.source import ParquetSource, Source, open_source
 from dinov2lab.evaluation import pictures as drawing
 from dinov2lab.evaluation.protocol import Eyes
 from dinov2lab.lab import provenance
-from dinov2lab.lab.exam import Places, Whole, evaluation_data
+from dinov2lab.lab.exam import Places, Whole, because, evaluation_data
 from dinov2lab.lab.judging import finals
 from dinov2lab.lab.seeing import Cache, eyes
 from dinov2lab.lab.subject import Subject
@@ -88,7 +88,7 @@ def _opened(asked: Asked, places: Places) -> tuple[dict[str, Source], dict[str, 
         try:
             sources[uri] = open_source(uri, places.roots)
         except (ValueError, OSError) as error:
-            skipped[uri] = str(error).splitlines()[0].removeprefix(f"{uri}: ")
+            skipped[uri] = because(uri, error)
     return sources, skipped
 
 

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from dinov2lab.curation import pipeline
 from dinov2lab.data.loader import Pictures, centred
-from dinov2lab.data.source import ParquetSource, Roots, Source, Unreadable, labels_as, open_source
+from dinov2lab.data.source import Missing, ParquetSource, Roots, Source, Unreadable, labels_as, open_source
 from dinov2lab.draws import Key, permutation
 from dinov2lab.evaluation import protocol
 from dinov2lab.spec.embedders import Embedder
 from dinov2lab.spec.evaluation import EvaluationSpec
 from dinov2lab.spec.identity import content_id
+from dinov2lab.spec.run import RunSpec
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.manifest import ManifestFolder
 
@@ -28,6 +29,27 @@ from dinov2lab.store.manifest import ManifestFolder
 class Places(NamedTuple):
     workspace: Workspace
     roots: Roots
+
+
+def opened(spec: RunSpec, roots: Roots) -> tuple[dict[str, Source], RunSpec, dict[str, str]]:
+    """(The sources of a run by URI, what of the run is measured on them, why others are not there.)
+
+    What is only evaluated on may be missing. Raises ValueError where another source is not there, or any cannot be opened.
+    """
+    sources, missing = dict[str, Source](), dict[str, str]()
+    for uri in spec.sources():
+        try:
+            sources[uri] = open_source(uri, roots)
+        except Missing as error:
+            if uri not in spec.only_evaluated_on():
+                raise
+            missing[uri] = because(uri, error)
+    return sources, spec.model_copy(update={"evaluation": spec.evaluation.without(missing)}), missing
+
+
+def because(uri: str, error: Exception) -> str:
+    """What is wrong with `uri`, without its name."""
+    return str(error).splitlines()[0].removeprefix(f"{uri}: ")
 
 
 def chosen_pictures(source: Source, manifest: ManifestFolder, workspace: Workspace) -> Pictures:

@@ -17,7 +17,7 @@ from dinov2lab.data.source import Roots, Source, open_source
 from dinov2lab.draws import Key
 from dinov2lab.evaluation import protocol
 from dinov2lab.lab import provenance
-from dinov2lab.lab.exam import Places, chosen_pictures, evaluation_data
+from dinov2lab.lab.exam import Places, chosen_pictures, evaluation_data, opened
 from dinov2lab.lab.judging import best_looks, finals, looks, references
 from dinov2lab.lab.machine import device_of, name_of, settle
 from dinov2lab.lab.outcome import bury, failure
@@ -130,15 +130,15 @@ def _compute(
     manifest_folder = curated(spec, workspace, roots, resources, stop)
     manifest = manifest_folder.read()
     assert manifest is not None  # curate() returns whole folders only
-    sources = {uri: open_source(uri, roots) for uri in spec.sources()}
+    sources, measured, skipped = opened(spec, roots)
     fingerprints = {uri: source.fingerprint() for uri, source in sources.items()}
     train = chosen_pictures(sources[spec.data.train], manifest_folder, workspace)
     if len(train) == 0:
         raise ValueError(f"{spec.data.train}: curation has left no image to train on")
     px, places = spec.views.global_px, Places(workspace, roots)
     unlabelled = train.some(range(min(len(train), protocol.HEALTH_IMAGES)))
-    data = evaluation_data(spec.evaluation, px, sources, unlabelled, places)
-    start = _start(spec, workspace, roots, resources, stop)
+    data = evaluation_data(measured.evaluation, px, sources, unlabelled, places)
+    start = start_of(spec, workspace, roots, resources, stop)
     provenance.write(
         folder.provenance,
         resources,
@@ -159,7 +159,7 @@ def _compute(
     metrics |= {name: value for name, value in folder.rows()[-1].items() if name.startswith("loss/")}
     checkpoint.save_backbone(trained.backbone, folder.backbone)
     draw_examples(manifest_folder, sources[spec.data.train], roots)
-    _certify(manifest_folder, spec, workspace, roots, resources, stop)
+    certify(manifest_folder, measured, workspace, roots, resources, stop)
     return RunResult(
         run=folder.path.name,
         status="finished",
@@ -169,6 +169,7 @@ def _compute(
         parameters=sum(p.numel() for p in trained.backbone.parameters()),
         manifest=manifest.id,
         sources=fingerprints,
+        skipped=skipped,
         code=provenance.code_id(),
         commit=provenance.commit(),
         environment=provenance.environment(name_of(device)),
@@ -194,7 +195,7 @@ def train_along(
 ) -> None:
     """What another process than the first does of a run, when all that training needs is there."""
     pictures = chosen_pictures(open_source(spec.data.train, roots), ManifestFolder(manifest), workspace)
-    start = _start(spec, workspace, roots, resources, stop)
+    start = start_of(spec, workspace, roots, resources, stop)
     frozen = _frozen(spec, workspace, roots, resources, stop)
     loop.train(spec, pictures, workspace.run(run_id(spec)), resources, device, lambda *_: {}, stop, start, frozen)
 
@@ -215,7 +216,7 @@ def curated(
     return pipeline.curate(train, spec.curation, key, **for_curation(workspace, roots, resources, stop), **how)
 
 
-def _certify(
+def certify(
     folder: ManifestFolder, spec: RunSpec, workspace: Workspace, roots: Roots, resources: Resources, stop: Stop
 ) -> None:
     """Near copies of what the run is tested on among what it has trained on, told beside its manifest."""
@@ -268,7 +269,7 @@ def _needed(
     return workspace.run(result.run)
 
 
-def _start(spec: RunSpec, workspace: Workspace, roots: Roots, resources: Resources, stop: Stop) -> Start | None:
+def start_of(spec: RunSpec, workspace: Workspace, roots: Roots, resources: Resources, stop: Stop) -> Start | None:
     match spec.model.weights:
         case None:
             return None

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from dinov2lab.data.source import Roots
-from dinov2lab.lab import opening
 from dinov2lab.lab.outcome import bury
 from dinov2lab.lab.workers import ENOUGH, Worker, cause, dismiss
 from dinov2lab.spec.resources import Resources
@@ -33,10 +32,9 @@ def run_study(
 
     `jobs` runs go on at a time, each on as many of `devices` as it has processes, where there are any. `on_change` is called
     about twice a second.
-    Raises ValueError where a source cannot be opened; KeyboardInterrupt, after the workers have written their checkpoints.
+    Raises KeyboardInterrupt, after the workers have written their checkpoints; ValueError where none can begin.
     """
     cells = expand(study)
-    opening.check(cells, roots)
     garbage.sweep(workspace)
     for cell in cells:
         _make_way(workspace.run(cell.run), rerun=rerun)

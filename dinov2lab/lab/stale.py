@@ -20,3 +20,9 @@ def _fingerprint(uri: str, roots: Roots) -> str | None:
         return open_source(uri, roots).fingerprint()
     except (ValueError, OSError):
         return None
+
+
+def come_since(results: Iterable[RunResult], roots: Roots) -> list[str]:
+    """The URIs that some of `results` were not evaluated on, as nothing was there, and that something is at now."""
+    skipped = {uri for result in results for uri in result.skipped}
+    return [uri for uri in sorted(skipped) if _fingerprint(uri, roots) is not None]

@@ -52,7 +52,7 @@ def _sources(study: Study, workspace: Workspace, runs: list[list[str]]) -> Itera
     yield workspace.study(study.name)
     yield workspace.links(study.name)
     for folder in (workspace.run(run) for run, _ in runs):
-        yield from (folder.result, folder.failure, folder.metrics, folder.provenance)
+        yield from (folder.result, folder.failure, folder.completion, folder.metrics, folder.provenance)
     for manifest in sorted({manifest for _, manifest in runs if manifest}):
         yield workspace.path / manifest
 

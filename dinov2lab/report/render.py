@@ -99,6 +99,7 @@ def _view(study: Study, runs: tuple[Run, ...], pool: bool) -> dict[str, Any]:
         "runs": runs,
         "finished": [run for run in runs if run.status == "finished"],
         "absent": [run for run in runs if run.status != "finished"],
+        "skipped": tables.skipped(runs),
         "listed": LISTED,
         "most_lines": curves.MOST_LINES,
         "forest": _forest(study, decided),

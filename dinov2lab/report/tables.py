@@ -47,6 +47,11 @@ class Run:
         return self.outcome.metrics if self.outcome and self.outcome.status == "finished" else {}
 
     @property
+    def skipped(self) -> dict[str, str]:
+        """URI of what a finished run was to be evaluated on and was not there -> why."""
+        return self.outcome.skipped if self.outcome and self.outcome.status == "finished" else {}
+
+    @property
     def reason(self) -> str:
         """Why it has no result, in words."""
         match self.status:
@@ -56,6 +61,16 @@ class Run:
                 step = self.rows[-1]["step"] if self.rows else 0
                 return f"running or stopped: at step {step:,} of {self.spec.optim.steps:,}"
         return "" if self.status == "finished" else "not started"
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A set that finished runs were not evaluated on."""
+
+    uri: str
+    fields: tuple[str, ...]  # of the recipe, that name it
+    why: str
+    runs: int
 
 
 @dataclass(frozen=True)
@@ -140,6 +155,19 @@ def labelled(runs: Iterable[Run]) -> bool:
     return any(words.is_accuracy(metric) for run in runs for metric in run.finals)
 
 
+def skipped(runs: Iterable[Run]) -> tuple[Skipped, ...]:
+    """Each set that was not there when a run ended and has not been made up for since, once."""
+    found: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        for uri, why in run.skipped.items():
+            found.setdefault((uri, why), []).append(run)
+    fields = {
+        uri: [name for run in mine for name, its in run.spec.evaluation.named().items() if its == uri]
+        for (uri, _), mine in found.items()
+    }
+    return tuple(Skipped(uri, tuple(dict.fromkeys(fields[uri])), why, len(mine)) for (uri, why), mine in found.items())
+
+
 def costs(study: Study, runs: tuple[Run, ...]) -> tuple[Cost, ...]:
     """One row for each arm that has a finished run."""
     table = []
@@ -200,7 +228,7 @@ def mixtures(runs: tuple[Run, ...]) -> tuple[str, ...]:
     images differ between seeds, are different data under one name.
     """
     found, outcomes = [], [(run, run.outcome) for run in runs if run.outcome and run.status == "finished"]
-    codes = sorted({outcome.code[:12] for _, outcome in outcomes})
+    codes = sorted({_code(outcome) for _, outcome in outcomes})
     if len(codes) > 1:
         found.append(f"the runs were made by different code ({', '.join(codes)})")
     read = sorted({source for _, outcome in outcomes for source in outcome.sources.items()})
@@ -216,6 +244,12 @@ def mixtures(runs: tuple[Run, ...]) -> tuple[str, ...]:
                 f"the arm {arm} draws no sample, yet its runs saw different images ({', '.join(sorted(manifests))})"
             )
     return tuple(found)
+
+
+def _code(outcome: RunResult) -> str:
+    """What made its numbers, the later ones too."""
+    later = outcome.completed_by or outcome.code
+    return outcome.code[:12] + (f", completed by {later[:12]}" if later != outcome.code else "")
 
 
 def samples(spec: RunSpec) -> bool:

@@ -81,7 +81,7 @@ def _judge(study: Study, runs: tuple[Run, ...], metric: str, arm: str, found: Co
     if not refusal:
         higher = words.higher_is_better(metric)
         claim = separates(difference, higher_is_better=higher, margin=study.decide.margin)
-    text = refusal or _claimed(study, metric, claim, difference) + _left_out(study, runs, arm, found)
+    text = refusal or _claimed(study, metric, claim, difference) + _left_out(study, runs, metric, arm, found)
     if unlike and not refusal:
         text += f"; beside {words.listed(study.factor)} it differs in {unlike}"
     low, high = difference.interval or (None, None)
@@ -118,6 +118,8 @@ def _refusal(
 def _no_pair(here: list[Run], metric: str, waiting: list[Run]) -> str:
     """Why no seed has a value in both arms."""
     if any(run.finals for run in here) and not any(metric in run.finals for run in here):
+        if gone := words.listed(list(dict.fromkeys(uri for run in here for uri in run.skipped))):
+            return f"no claim: no run has {metric}; {gone} was not there to be evaluated on"
         without = not labelled(here)
         return "no claim on quality is possible: no labels" if without else f"no claim: no run has {metric}"
     return "no claim yet: no seed has finished in both arms" if waiting else "no claim: no seed finished in both arms"
@@ -151,11 +153,15 @@ def _resolved(metric: str, seeds: str, differences: Sequence[Difference]) -> str
     return f"with {seeds} the smallest difference that could have been resolved is {span}"
 
 
-def _left_out(study: Study, runs: Iterable[Run], arm: str, found: Compared) -> str:
-    """The runs that failed, and the seeds that other arms' failures cost this one."""
+def _left_out(study: Study, runs: Iterable[Run], metric: str, arm: str, found: Compared) -> str:
+    """The runs that failed or were not evaluated, and the seeds that other arms' failures cost this one."""
     arms = (arm, study.baseline)
     failed = [f"{run.arm} seed {run.seed}" for run in runs if run.arm in arms and run.status == "failed"]
     text = f"; left out as failed: {words.listed(failed)}" if failed else ""
+    unseen = [
+        f"{run.arm} seed {run.seed}" for run in runs if run.arm in arms and run.skipped and metric not in run.finals
+    ]
+    text += f"; left out as not evaluated: {words.listed(unseen)}" if unseen else ""
     lost = {run.seed for run in runs if run.status == "failed"} - found.seeds.keys()
     if study.decide.rule == "blocked" and not failed and lost:
         text += f"; left out, as other arms failed there: {words.seeds(sorted(lost))}"
@@ -186,7 +192,9 @@ def headline(study: Study, runs: tuple[Run, ...], judged: tuple[Judged, ...]) ->
     if not done:
         return (f"No answer yet: none of {words.plural(len(runs), 'planned run')} has finished.",)
     if not labelled(runs):
-        return ("No claim on quality is possible: these images have no labels. What follows is health and cost only.",)
+        gone = words.listed(list(dict.fromkeys(uri for run in runs for uri in run.skipped)))
+        why = f"{gone} was not there to be evaluated on" if gone else "these images have no labels"
+        return (f"No claim on quality is possible: {why}. What follows is health and cost only.",)
     if not judged:
         return ("There is one arm alone, so there is nothing to compare.",)
     groups: dict[str, list[str]] = {}

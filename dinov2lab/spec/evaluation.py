@@ -1,6 +1,7 @@
 """EvaluationSpec: what frozen features are measured by."""
 
 from collections import Counter
+from collections.abc import Collection
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -91,11 +92,25 @@ class EvaluationSpec(Section):
     shifted: tuple[Shift, ...] = later(absent=())  # robustness
     looks: Looks | None = later(absent=None)
 
+    def named(self) -> dict[str, str]:
+        """The URIs of what is evaluated on, by the field that names them."""
+        found = {"memory": self.memory, "test": self.test, "copies": self.copies}
+        found |= {"depth.memory": self.depth.memory, "depth.test": self.depth.test} if self.depth else {}
+        found |= {f"shifted.{shift.name}": shift.source for shift in self.shifted}
+        return {f"evaluation.{name}": uri for name, uri in found.items() if uri is not None}
+
     def sources(self) -> tuple[str, ...]:
-        """The URIs of what is evaluated on."""
-        depth = (self.depth.memory, self.depth.test) if self.depth else ()
-        uris = (self.memory, self.test, self.copies, *depth, *(shift.source for shift in self.shifted))
-        return tuple(uri for uri in uris if uri is not None)
+        """Those URIs, each once."""
+        return tuple(dict.fromkeys(self.named().values()))
+
+    def without(self, gone: Collection[str]) -> "EvaluationSpec":
+        """What is left to be measured where there are no images at these URIs."""
+        depth = self.depth if self.depth and self.depth.memory not in gone else None
+        if depth and depth.test in gone:
+            depth = depth.model_copy(update={"test": None})
+        update = {name: None for name in ("memory", "test", "copies") if getattr(self, name) in gone}
+        shifted = tuple(shift for shift in self.shifted if shift.source not in gone)
+        return self.model_copy(update=update | {"depth": depth, "shifted": shifted})
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -164,9 +164,14 @@ class RunSpec(Section):
 
     def sources(self) -> tuple[str, ...]:
         """The URIs of the images that the run reads, each once; those of its embedders are theirs."""
-        curation = self.curation or CurationSpec()
-        uris = [self.data.train, *self.evaluation.sources(), *curation.sources()]
-        return tuple(dict.fromkeys(uris))
+        return tuple(dict.fromkeys((*self._trained_by(), *self.evaluation.sources())))
+
+    def only_evaluated_on(self) -> tuple[str, ...]:
+        """Those of them that decide nothing of what is trained."""
+        return tuple(uri for uri in self.evaluation.sources() if uri not in self._trained_by())
+
+    def _trained_by(self) -> tuple[str, ...]:
+        return (self.data.train, *(self.curation or CurationSpec()).sources())
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

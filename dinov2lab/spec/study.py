@@ -96,6 +96,10 @@ class Study(Section):
         """As the file says it: without the seeds that were added."""
         return self.model_copy(update={"seeds": self.seeds[: self.looked[0]], "looked": ()}) if self.looked else self
 
+    def asks_like(self, other: "Study") -> bool:
+        """Whether both are one study: what it merely quotes is no part of it."""
+        return self.model_copy(update={"published": None}) == other.model_copy(update={"published": None})
+
     @property
     def comparisons(self) -> int:
         """Of an arm with the baseline; with a single arm there is none, and it counts as one."""

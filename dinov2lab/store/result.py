@@ -34,11 +34,25 @@ class RunResult(Record):
     parameters: int | None = None  # of the backbone
     manifest: str | None = None  # id of the training images
     sources: dict[str, str] = {}  # URI -> fingerprint when it was read
+    skipped: dict[str, str] = {}  # URI of what it was to be evaluated on and was not there -> why
     code: str  # hash of the source that makes numbers
+    completed_by: str | None = None  # that of what measured later what had been skipped; in no file, see `outcome`
     commit: str | None = None
     environment: dict[str, str] = {}  # versions of the libraries and the device
     error: str | None = None
     verdict: str | None = None  # on the training's health, see training/collapse.py; None: nobody looked
+    finished_at: float  # seconds since the epoch
+
+
+class Completion(Record):
+    """What was measured after a run's end on sets that had not been there: beside its result, which stays as it is."""
+
+    metrics: dict[str, float]
+    skipped: dict[str, str] = {}  # URI of what is still not there -> why
+    sources: dict[str, str] = {}  # URI -> fingerprint when it was read
+    code: str
+    commit: str | None = None
+    environment: dict[str, str] = {}
     finished_at: float  # seconds since the epoch
 
 
@@ -54,6 +68,7 @@ class RunFolder:
         self.backbone = path / "backbone.pt"  # the teacher's, once the run has finished
         self.result = path / "result.json"
         self.failure = path / "failure.json"
+        self.completion = path / "completion.json"  # what was measured later, of what the result says it skipped
         self.lock = path / "lock"
         self.heartbeat = path / "heartbeat.json"  # while a process computes it
         self.attempts = path / "attempts.jsonl"
@@ -64,11 +79,19 @@ class RunFolder:
         self.diverged = path / "diverged.json"  # of a run that blew up: the step, and the images that it saw there
 
     def outcome(self) -> RunResult | None:
-        """The result, else the failure, else None: not run yet, or still running."""
+        """The result, with what was measured later of what it had skipped; else the failure, else None."""
         for file in (self.result, self.failure):
             if file.exists():
-                return RunResult.model_validate_json(file.read_bytes())
+                found = RunResult.model_validate_json(file.read_bytes())
+                return self._completed(found) if found.skipped else found
         return None
+
+    def _completed(self, found: RunResult) -> RunResult:
+        if not self.completion.exists():
+            return found
+        later = Completion.model_validate_json(self.completion.read_bytes())
+        added = {"metrics": found.metrics | later.metrics, "sources": later.sources | found.sources}
+        return found.model_copy(update=added | {"skipped": later.skipped, "completed_by": later.code})
 
     def read_spec(self) -> RunSpec:
         return RunSpec.model_validate_json(self.spec.read_bytes())
@@ -109,6 +132,7 @@ class RunFolder:
 
     def write_outcome(self, result: RunResult) -> None:
         file = self.result if result.status == "finished" else self.failure
-        atomic.write_text(file, result.model_dump_json(indent=1) + "\n")
+        unsaid = {"completed_by"} if result.skipped else {"completed_by", "skipped"}
+        atomic.write_text(file, result.model_dump_json(indent=1, exclude=unsaid) + "\n")
         if result.status == "finished":
             self.failure.unlink(missing_ok=True)

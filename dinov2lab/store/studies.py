@@ -39,12 +39,14 @@ def stored(name: str, workspace: Workspace) -> Study | None:
 
 
 def as_it_stands(study: Study, workspace: Workspace) -> Study:
-    """`study` as its file says, with the seeds that were added here to that very study."""
+    """`study` as its file says, with the seeds that were added here to that very study, whatever it quotes by now."""
     try:
         last = stored(study.name, workspace)
     except ValueError:
         return study
-    return last if last and last.looked and last.before_its_looks() == study else study
+    if last and last.looked and last.before_its_looks().asks_like(study):
+        return study.model_copy(update={"seeds": last.seeds, "looked": last.looked})
+    return study
 
 
 def record(study: Study, workspace: Workspace) -> None:

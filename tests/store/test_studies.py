@@ -3,7 +3,7 @@
 import pytest
 from fabricated import study as fabricated_study
 
-from dinov2lab.spec.study import Decide, Study, expand
+from dinov2lab.spec.study import Decide, Published, Study, expand
 from dinov2lab.store import studies
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.result import RunResult
@@ -35,6 +35,16 @@ def test_another_study_of_that_name_has_no_share_in_the_added_seeds(workspace):
     studies.record(study.with_more_seeds(1), workspace)
     other = study.model_copy(update={"question": "Another one?"})
     assert studies.as_it_stands(other, workspace) == other
+
+
+def test_what_a_study_quotes_may_change_and_costs_it_no_seed(workspace):
+    quoted = Published(source="a paper, Table 1", claim="it helps", numbers={"on": {"kNN": 82.0}})
+    study = fabricated_study()
+    for before, after in ((None, quoted), (quoted, quoted.model_copy(update={"claim": "it does"})), (quoted, None)):
+        studies.record(study.model_copy(update={"published": before}).with_more_seeds(1), workspace)
+        stands = studies.as_it_stands(study.model_copy(update={"published": after}), workspace)
+        assert (stands.seeds, stands.looked) == ((*study.seeds, max(study.seeds) + 1), (len(study.seeds),))
+        assert stands.published == after
 
 
 def test_every_look_has_its_share_of_alpha_and_there_are_no_more_than_were_written(workspace):
