@@ -80,6 +80,11 @@ def run(
         raise typer.Exit(cluster.run(found, where, profiles or (), slurm or (), rerun=rerun, dry_run=dry_run))
     commands.refuse_slurm_words(profiles, slurm)
     cells = expand(found) if isinstance(found, Study) else (found,)
+    if dry_run and isinstance(found, Study) and found.untuned:
+        from dinov2lab import tuning
+
+        tuning.show_tuning(found, place, as_json)
+        return
     if dry_run:
         terminal.show_plan(commands.planned(cells, place), as_json)
         return
@@ -88,6 +93,10 @@ def run(
     jobs = jobs if isinstance(found, Study) else 1
     roots, (jobs, resources) = Roots(data_root, place.cache), commands.resources_for(jobs, device, nproc)
     resources = commands.in_parts(resources, micro_batches, side_by_side, recompute, cells)
+    if isinstance(found, Study) and found.untuned:
+        from dinov2lab import tuning
+
+        found = tuning.tune_here(found, place, roots, reports, jobs, resources)
     if not isinstance(found, Study):
         result = commands.run_recipe(found, place, roots, resources, rerun=rerun)
         terminal.show_result(result, place.run(found.run).path, as_json)

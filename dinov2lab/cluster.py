@@ -70,6 +70,10 @@ def run(
     """The exit code of `run` on a cluster. It returns when the jobs are with Slurm."""
     if not isinstance(found, Study):
         raise ValueError("--launcher slurm wants a study; a recipe alone runs here")
+    if found.untuned:
+        raise ValueError(
+            f"--launcher slurm does not tune arms: without it, dinov2lab run {found.name} tunes them on this machine"
+        )
     arms, report = profiles_of(found, profiles, settings), places.reports / found.name
     order = Order(found, arms, places.workspace, Roots(places.data, places.workspace.cache), places.reports)
     if dry_run:

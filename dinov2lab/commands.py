@@ -37,11 +37,15 @@ MIRROR_SECONDS = 60.0  # between two looks of MLflow at runs that go on
 
 
 def find_study(name: str, workspace: Workspace) -> Study:
-    """A study by its file or name, also one that ran here under a name of its own (with --set)."""
+    """A study by its file or name, also one that ran here under a name of its own (with --set). It has runs: its arms are
+    tuned, where they are to be. Raises ValueError."""
     in_file = Path(name).is_file() or (FOLDERS["study"] / f"{name}.yaml").is_file()
     if not in_file and (last := studies.stored(name, workspace)):
         return last
-    return studies.as_it_stands(load_study(of_kind(find(name, "study"), "study")), workspace)
+    study = studies.as_it_stands(load_study(of_kind(find(name, "study"), "study")), workspace)
+    if study.untuned:
+        raise ValueError(f"study {study.name} has no runs before its arms are tuned: dinov2lab run {name}")
+    return study
 
 
 def find_recipe(name: str, overrides: Sequence[str]) -> RunSpec:
@@ -68,7 +72,7 @@ def with_more_seeds(found: Study | Cell, count: int, workspace: Workspace) -> St
     """The study after a look at the seeds that it has, and before one at `count` more. Raises ValueError."""
     if not isinstance(found, Study):
         raise ValueError("--more-seeds: is for a study; a recipe has one seed, and `--set seed=1` is another run")
-    if not studies.finished(found.seeds, found, workspace):
+    if found.untuned or not studies.finished(found.seeds, found, workspace):
         raise ValueError(f"--more-seeds: study {found.name} has runs that have not ended; run it without, first")
     return found.with_more_seeds(count)
 
@@ -140,8 +144,9 @@ def _listed(file: Path, workspace: Workspace) -> dict[str, Any]:
         row["kind"] = kind = kind_of(file)
         if kind == "search":
             return row | _trials_of(load_search(file), workspace) | {"about": headline(file)}
-        ids = [cell.run for cell in expand(load_study(file))] if kind == "study" else [run_id(load_recipe(file))]
-        done = sum(workspace.run(each).result.exists() for each in ids)
+        study = studies.tuned_here(load_study(file), workspace) if kind == "study" else None
+        ids = [cell.run for cell in expand(study)] if study else [run_id(load_recipe(file))]
+        done = 0 if study and study.untuned else sum(workspace.run(each).result.exists() for each in ids)
         return row | {"runs": len(ids), "done": done, "about": headline(file)}
     except SpecError as error:
         return row | {"about": str(error).splitlines()[0]}

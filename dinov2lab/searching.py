@@ -40,8 +40,12 @@ def run_search(
     report: Path,
     bench: Callable[[], "Bench"],
     storage: str | None,
+    asked_by: str | None = None,
 ) -> tuple[Trial, ...]:
-    """Work on a search until it has ended; returns its trials. Report and MLflow follow. What has ended is left alone."""
+    """Work on a search until it has ended; returns its trials. Report and MLflow follow. What has ended is left alone.
+
+    `asked_by`: the study whose arm it tunes.
+    """
     folder = workspace.search(search.name)
     if is_concluded(search, folder) and (report / "index.html").exists():
         return read_trials(folder)
@@ -52,7 +56,7 @@ def run_search(
     known, last = {trial.number for trial in _ended(folder)}, -math.inf
 
     def publish() -> str | None:
-        write_search_report(search, workspace, report)
+        write_search_report(search, workspace, report, asked_by)
         return search_mirror.try_sync(search, workspace, report)
 
     def follow() -> None:

@@ -12,6 +12,7 @@ ROWS = (
     ("cli",),
     ("options",),
     ("cluster",),
+    ("tuning",),
     ("searching", "curating", "evaluating"),
     ("commands",),
     ("publisher",),

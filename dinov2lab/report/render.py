@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from dinov2lab.report import curves, figures, funnel, references, rules, tables, verdict, words
+from dinov2lab.report import curves, figures, funnel, references, rules, tables, tuned, verdict, words
 from dinov2lab.report.curation_page import write_pages
 from dinov2lab.report.latex import as_latex
 from dinov2lab.report.pdf import as_pdf
@@ -104,6 +104,7 @@ def _view(study: Study, runs: tuple[Run, ...], pool: bool) -> dict[str, Any]:
         "most_lines": curves.MOST_LINES,
         "forest": _forest(study, decided),
         "metrics": metrics,
+        "tuning": tuned.tuning(study),
         "gains": gains,
         "learnt": references.learnt(study, gains),
         "doubtful": any(gain.difference.n > 1 and not gain.beats for gain in gains),

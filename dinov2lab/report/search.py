@@ -16,7 +16,7 @@ from dinov2lab.spec.points import runs_at, spec_at
 from dinov2lab.spec.search import SearchSpec
 from dinov2lab.store import atomic
 from dinov2lab.store.folders import Workspace
-from dinov2lab.store.trials import Trial, best_trials, read_trials
+from dinov2lab.store.trials import Trial, best_trials, once, read_trials
 
 BEST = 10  # trials shown in the table
 
@@ -43,13 +43,14 @@ class Saved:
         return 1 - self.images / self.whole if self.whole else 0.0
 
 
-def write_search_report(search: SearchSpec, workspace: Workspace, out: Path) -> Path:
+def write_search_report(search: SearchSpec, workspace: Workspace, out: Path, asked_by: str | None = None) -> Path:
     """Write index.html, report.md with figures/, trials.csv and, where a trial has ended well, best.yaml into `out`.
 
-    Works at every stage of a search. Returns the page. Imports no optuna and no torch.
+    Works at every stage of a search. Returns the page. `asked_by`: the study whose arm it tunes, and which asks its winner
+    again. Imports no optuna and no torch.
     """
     trials = read_trials(workspace.search(search.name))
-    view = _view(search, trials, workspace, out)
+    view = _view(search, trials, workspace, out, asked_by)
     _write_table(search, trials, out / "trials.csv")
     if view["best"]:
         best = view["best"][0].trial
@@ -64,7 +65,9 @@ def write_search_report(search: SearchSpec, workspace: Workspace, out: Path) -> 
     return out / "index.html"
 
 
-def _view(search: SearchSpec, trials: tuple[Trial, ...], workspace: Workspace, out: Path) -> dict[str, Any]:
+def _view(
+    search: SearchSpec, trials: tuple[Trial, ...], workspace: Workspace, out: Path, asked_by: str | None
+) -> dict[str, Any]:
     """What both templates show."""
     best = best_trials(search, trials)
     base = _base(search, trials)
@@ -78,7 +81,7 @@ def _view(search: SearchSpec, trials: tuple[Trial, ...], workspace: Workspace, o
         "trials": trials,
         "best": [_row(search, trial) for trial in best[:BEST]],
         "base": _row(search, base) if base else None,
-        "headline": _headline(search, trials, best, base, confirmed),
+        "headline": _headline(search, trials, best, base, _worth(search, confirmed, asked_by)),
         "confirmed": confirmed,
         "importances": importances,
         "figures": drawn(search, trials, importances),
@@ -92,8 +95,8 @@ def _view(search: SearchSpec, trials: tuple[Trial, ...], workspace: Workspace, o
         "transferred": [trial for trial in trials if trial.origin == "transferred"],
         "levels": search.levels,
         "saved": _saved(search, ended),
-        "seconds": sum(_once(ended, "seconds")),
-        "images": sum(_once(ended, "images")),
+        "seconds": sum(once(ended, "seconds")),
+        "images": sum(once(ended, "images")),
     }
 
 
@@ -101,19 +104,10 @@ def _read(file: Path) -> Any:
     return json.loads(file.read_bytes()) if file.exists() else None
 
 
-def _once(trials: Sequence[Trial], what: str) -> list[float]:
-    """Of each run once, however many trials went on with it; what was paid for elsewhere is not ours."""
-    spent = dict[tuple[str, ...], float]()
-    for trial in trials:
-        if trial.origin != "earlier":
-            spent[trial.runs] = max(getattr(trial, what), spent.get(trial.runs, 0))
-    return list(spent.values())
-
-
 def _saved(search: SearchSpec, ended: Sequence[Trial]) -> Saved:
     mine = {trial.runs: trial for trial in ended if trial.origin != "earlier" and trial.state in ("complete", "pruned")}
     whole = sum(images_of_run(spec_at(search, trial.point)) * len(search.seeds) for trial in mine.values())
-    return Saved(len(mine), int(sum(_once(list(mine.values()), "images"))), whole)
+    return Saved(len(mine), int(sum(once(list(mine.values()), "images"))), whole)
 
 
 def _base(search: SearchSpec, trials: Sequence[Trial]) -> Trial | None:
@@ -140,7 +134,7 @@ def _over_seeds(search: SearchSpec, trial: Trial) -> str:
 
 
 def _headline(
-    search: SearchSpec, trials: Sequence[Trial], best: Sequence[Trial], base: Trial | None, confirmed: Any
+    search: SearchSpec, trials: Sequence[Trial], best: Sequence[Trial], base: Trial | None, worth: str
 ) -> list[str]:
     """What was found, and what it is worth."""
     if not best:
@@ -148,7 +142,7 @@ def _headline(
     if len(search.metrics) > 1:
         return [
             f"{words.plural(len(best), 'trial')} on the front of {words.listed(list(search.metrics))}.",
-            _worth(confirmed),
+            worth,
         ]
     metric, value = next(iter(search.metrics)), (best[0].values or (math.nan,))[0]
     unit = " %" if words.is_accuracy(metric) else ""
@@ -156,14 +150,19 @@ def _headline(
         f"Trial {best[0].number} is the best of {len(trials)}: {words.title(metric)} {words.value(metric, value)}{unit}"
     )
     if base and base.values and base.number == best[0].number:
-        return [f"{found}. It is the base: nothing did better.", _worth(confirmed)]
+        return [f"{found}. It is the base: nothing did better.", worth]
     if base and base.values:
         gain = words.signed_points(metric, value - base.values[0])
         found += f", {gain} against the base ({words.value(metric, base.values[0])}{unit}, trial {base.number})"
-    return [f"{found}.", _worth(confirmed)]
+    return [f"{found}.", worth]
 
 
-def _worth(confirmed: Any) -> str:
+def _worth(search: SearchSpec, confirmed: Any, asked_by: str | None) -> str:
+    if asked_by:
+        return (
+            f"It is no evidence: it was chosen on {words.seeds(search.seeds)}, and the study {asked_by} "
+            "asks it again on seeds that chose nothing."
+        )
     if not confirmed:
         return (
             "Unconfirmed: the best of many looks better than it is. --confirm trains it and the base with fresh seeds."

@@ -1,17 +1,18 @@
 """Recipes and studies from YAML files and --set overrides. Whatever is wrong is a SpecError that names its place."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
-from pydantic import ValidationError, create_model
+from pydantic import create_model
 
 from dinov2lab.spec.document import Item, SpecError, did_you_mean, nearest_file, read_document
-from dinov2lab.spec.fields import Location, complain, is_field, locate, suggestion
+from dinov2lab.spec.fields import is_field, locate, suggestion
 from dinov2lab.spec.identity import content_id
+from dinov2lab.spec.load_tune import TuneFile, refuse_untunable, tune_of
 from dinov2lab.spec.overrides import TAGS, Override, changes_anything, leaves, put, refuse_unchanged, sets
+from dinov2lab.spec.recipes import mapping, recipe_tree, reference, resolved, spec_of, validated
 from dinov2lab.spec.run import RunSpec
 from dinov2lab.spec.scale import OWN, at_scale
 from dinov2lab.spec.section import Section
@@ -26,9 +27,10 @@ _OWN: dict[str, Any] = {
     name: (field.annotation, field) for name, field in Study.model_fields.items() if name not in _NOT_IN_FILES
 }
 _StudyFile: type[Section] = create_model(
-    "_StudyFile", __base__=Section, **{**_OWN, "base": (str, ...), "arms": (dict[str, dict[str, Any]], ...)}
+    "_StudyFile",
+    __base__=Section,
+    **{**_OWN, "base": (str, ...), "arms": (dict[str, dict[str, Any]], ...), "tune": (TuneFile | None, None)},
 )
-Model = TypeVar("Model", bound=Section)
 
 
 def find(name: str, kind: Kind | None = None) -> Path:
@@ -97,57 +99,6 @@ def load_study(path: Path | str, overrides: Sequence[str] = ()) -> Study:
         refuse_unchanged(before[name], after[name], each, ".".join(("arms", name, *each.path)))
     content = {".".join(each.path): each.item.plain() for each in asked}
     return new_study.model_copy(update={"name": f"{study.name}-{content_id(content)[:6]}"})
-
-
-def recipe_tree(path: Path, chain: tuple[Path, ...] = ()) -> Item:
-    """The tree of a recipe on top of its bases, with the recipes that it names in it."""
-    if path.resolve() in [each.resolve() for each in chain]:
-        raise SpecError(f"{chain[-1]}: goes round in a circle: {' -> '.join(map(str, (*chain, path)))}")
-    own, chain = dict(mapping(read_document(path))), (*chain, path)
-    base, description = own.pop("base", None), own.pop("description", None)
-    if description and not isinstance(description.value, str):
-        raise SpecError(f"{description.where}: description: is no text")
-    under = recipe_tree(reference(base, "base"), chain) if base else Item({}, str(path), path.parent)
-    return resolved(put(replace(under, where=str(path)), leaves(own)), chain)
-
-
-def mapping(item: Item) -> dict[str, Item]:
-    assert isinstance(item.value, dict)
-    return item.value
-
-
-def reference(item: Item, name: str) -> Path:
-    if not isinstance(item.value, str):
-        raise SpecError(f"{item.where}: {name}: is no path of a YAML file")
-    path = item.folder / item.value
-    if not path.is_file():
-        raise SpecError(f"{item.where}: {name}: there is no file {path}{nearest_file(path)}")
-    return path
-
-
-def resolved(tree: Item, chain: tuple[Path, ...] = ()) -> Item:
-    """`tree` with the recipe itself where an embedder names the path of one."""
-    if isinstance(tree.value, list):
-        return replace(tree, value=[resolved(each, chain) for each in tree.value])
-    if not isinstance(tree.value, dict):
-        return tree
-    entries = {key: resolved(each, chain) for key, each in tree.value.items()}
-    if "kind" in entries and entries["kind"].value == "run" and isinstance(entries.get("run", tree).value, str):
-        recipe = recipe_tree(reference(entries["run"], "run"), chain)
-        spec_of(recipe)  # its own mistakes are told in its own terms
-        entries["run"] = recipe
-    return replace(tree, value=entries)
-
-
-def spec_of(tree: Item, above: Location = ()) -> RunSpec:
-    return validated(RunSpec, tree.plain(), tree, above)
-
-
-def validated(model: type[Model], value: Any, tree: Item, above: Location = ()) -> Model:
-    try:
-        return model.model_validate_json(json.dumps(value))
-    except ValidationError as error:
-        raise complain(error.errors(include_url=False), tree, model, above) from None
 
 
 class _Changes(NamedTuple):
@@ -232,6 +183,8 @@ def _checked(name: str, tree: Item, arms: Mapping[str, RunSpec]) -> Study:
     entries = {name: item for name, item in mapping(tree).items() if name != "base"}
     plain = {name: item.plain() for name, item in entries.items()}
     plain |= {"name": name, "arms": [{"name": arm, "spec": arms[arm].model_dump(mode="json")} for arm in arms]}
+    if (tune := entries.get("tune")) and tune.value is not None:
+        plain["tune"] = tune_of(tune).model_dump(mode="json")
     named = [replace(item, value={"name": replace(item, value=arm)}) for arm, item in mapping(entries["arms"]).items()]
     study = validated(Study, plain, replace(tree, value={**entries, "arms": replace(entries["arms"], value=named)}))
     try:
@@ -239,4 +192,6 @@ def _checked(name: str, tree: Item, arms: Mapping[str, RunSpec]) -> Study:
     except ValueError as error:
         guilty = [word.strip(":,") for word in str(error).split() if word.strip(":,") in arms]
         raise SpecError(f"{locate(tree, ('arms', *guilty[:1]))}: {error}") from None
+    if tune and study.tune:
+        refuse_untunable(study, tune)
     return study

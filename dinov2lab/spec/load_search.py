@@ -10,9 +10,9 @@ from pydantic import create_model
 from dinov2lab.spec.document import Item, SpecError, did_you_mean, read_document
 from dinov2lab.spec.fields import is_field, suggestion
 from dinov2lab.spec.identity import content_id
-from dinov2lab.spec.load import mapping, recipe_tree, reference, resolved, spec_of, validated
 from dinov2lab.spec.overrides import Override, put, refuse_unchanged, sets
 from dinov2lab.spec.points import base_point, corners, reason_of, spec_at, value_in
+from dinov2lab.spec.recipes import mapping, recipe_tree, reference, resolved, spec_of, validated
 from dinov2lab.spec.run import RunSpec
 from dinov2lab.spec.search import KINDS, SearchSpec, search_id
 from dinov2lab.spec.section import Section
@@ -44,11 +44,25 @@ def load_search(path: Path | str, overrides: Sequence[str] = ()) -> SearchSpec:
     return after.model_copy(update={"name": f"{after.name}-{content_id(content)[:6]}"})
 
 
+def load_for(path: Path, base: RunSpec) -> SearchSpec:
+    """The search in a YAML file, of `base` in place of its own. Raises SpecError."""
+    return _of_base(path, _tree(path, []), base)
+
+
 def _search(path: Path, own: Sequence[Override], of_base: Sequence[Override]) -> SearchSpec:
+    tree = _tree(path, own)
+    base = recipe_tree(reference(mapping(tree)["base"], "base"))
+    return _of_base(path, tree, spec_of(resolved(put(base, of_base))))
+
+
+def _tree(path: Path, own: Sequence[Override]) -> Item:
     tree = _in_full(put(_in_full(read_document(path)), own))
     validated(_SearchFile, tree.plain(), tree)
+    return tree
+
+
+def _of_base(path: Path, tree: Item, base: RunSpec) -> SearchSpec:
     entries = mapping(tree)
-    base = spec_of(resolved(put(recipe_tree(reference(entries["base"], "base")), of_base)))
     for key, item in mapping(entries["space"]).items():
         _refuse_field(key, item, base, list(mapping(entries["space"])))
     plain = tree.plain() | {"name": path.stem, "base": base.model_dump(mode="json")}

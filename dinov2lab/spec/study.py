@@ -1,6 +1,7 @@
 """Study: a question, what is varied, what is held equal, and the rule that decides, all written before anything runs."""
 
-from typing import Annotated, Literal, NamedTuple, Self
+import zlib
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
@@ -8,7 +9,8 @@ from dinov2lab.spec.cost import flops_of_run
 from dinov2lab.spec.curation import images_left
 from dinov2lab.spec.identity import run_id
 from dinov2lab.spec.run import RunSpec
-from dinov2lab.spec.section import Count, Positive, Section
+from dinov2lab.spec.search import Budget, SearchSpec
+from dinov2lab.spec.section import Count, Positive, Section, later
 
 
 class Arm(Section):
@@ -41,6 +43,34 @@ class Published(Section):
     )  # row of the paper -> column -> value, in the paper's units
 
 
+TUNING = 10**6  # the first of the seeds that are for tuning: no study runs on one
+
+
+class Found(Section):
+    """What came of tuning an arm."""
+
+    search: str  # its name
+    seeds: tuple[int, ...]  # its own
+    trial: int  # the best one
+    point: dict[str, Any]  # field of the recipe -> value
+    value: float  # of the search's metric, on val: the best of many, and so no evidence
+    points: int  # tried
+    images: int  # seen in training by all trials
+
+
+class Tune(Section):
+    """Before the study runs, each arm is searched alone, at one and the same budget, on seeds of its own."""
+
+    per_arm: SearchSpec  # in place of its base stands the arm, in place of its seeds as many of the arm's own
+    budget: Budget
+    found: dict[str, Found] = Field(default={})  # arm -> what it was tuned to: of none, or of all; never in a file
+
+    def seeds(self, arm: str) -> tuple[int, ...]:
+        """A function of the arm's name alone, so that arms can be added."""
+        first = TUNING + 1000 * (zlib.crc32(arm.encode()) % TUNING)
+        return tuple(range(first, first + len(self.per_arm.seeds)))
+
+
 class Study(Section):
     name: Annotated[str, Field(pattern=r"^[\w.+=-]+$", max_length=120)]
     question: str
@@ -52,6 +82,7 @@ class Study(Section):
     metrics: Annotated[tuple[str, ...], Field(min_length=1)]
     decide: Decide
     published: Published | None = None
+    tune: Tune | None = later(absent=None)
     looked: tuple[Count, ...] = ()  # how many seeds there were at each earlier look; never in a file
 
     @model_validator(mode="after")
@@ -63,6 +94,8 @@ class Study(Section):
             raise ValueError(f"the baseline {self.baseline!r} is none of the arms {', '.join(names)}")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("a seed stands twice")
+        if self.tune and max(self.seeds) >= TUNING:
+            raise ValueError(f"seeds {max(self.seeds)}: from {TUNING} on seeds are those that arms are tuned on")
         if self.decide.metric not in self.metrics:
             raise ValueError(f"decide.metric {self.decide.metric!r} is not among the metrics")
         smallest = 2.0 ** (1 - len(self.seeds))  # two-sided p that flipping signs can give
@@ -99,6 +132,11 @@ class Study(Section):
     def asks_like(self, other: "Study") -> bool:
         """Whether both are one study: what it merely quotes is no part of it."""
         return self.model_copy(update={"published": None}) == other.model_copy(update={"published": None})
+
+    @property
+    def untuned(self) -> bool:
+        """Whether its arms are still to be tuned: until then it has no runs of its own."""
+        return self.tune is not None and not self.tune.found
 
     @property
     def comparisons(self) -> int:

@@ -5,14 +5,17 @@ holds what it was before, where its rule or its arms were changed after runs had
 """
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dinov2lab.spec.study import Decide, Study, expand
+from dinov2lab.spec.study import Decide, Found, Study, expand
+from dinov2lab.spec.tuning import searches, tuned
 from dinov2lab.store import atomic
 from dinov2lab.store.folders import Workspace
+from dinov2lab.store.trials import best_trials, is_concluded, once, read_trials
 
 
 class Changed(NamedTuple):
@@ -39,7 +42,10 @@ def stored(name: str, workspace: Workspace) -> Study | None:
 
 
 def as_it_stands(study: Study, workspace: Workspace) -> Study:
-    """`study` as its file says, with the seeds that were added here to that very study, whatever it quotes by now."""
+    """`study` as its file says, tuned as its arms were here, with the seeds that were added here to that very study, whatever
+    it quotes by now.
+    """
+    study = tuned_here(study, workspace)
     try:
         last = stored(study.name, workspace)
     except ValueError:
@@ -47,6 +53,28 @@ def as_it_stands(study: Study, workspace: Workspace) -> Study:
     if last and last.looked and last.before_its_looks().asks_like(study):
         return study.model_copy(update={"seeds": last.seeds, "looked": last.looked})
     return study
+
+
+def tuned_here(study: Study, workspace: Workspace) -> Study:
+    """`study` with each arm at what its search found, once all of them have come to their end; else as it is."""
+    if not study.untuned:
+        return study
+    found = dict[str, Found]()
+    for arm, search in searches(study).items():
+        trials = read_trials(workspace.search(search.name))
+        best = best_trials(search, trials)
+        if not best or not is_concluded(search, workspace.search(search.name)):
+            return study
+        found[arm] = Found(
+            search=search.name,
+            seeds=search.seeds,
+            trial=best[0].number,
+            point=best[0].point,
+            value=(best[0].values or (math.nan,))[0],
+            points=sum(trial.origin != "promoted" for trial in trials),
+            images=int(sum(once(trials, "images"))),
+        )
+    return tuned(study, found)
 
 
 def record(study: Study, workspace: Workspace) -> None:

@@ -82,3 +82,12 @@ def _scores(trial: Trial, signs: Sequence[int]) -> tuple[float, ...]:
 
 def _beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
     return one != other and all(a >= b for a, b in zip(one, other, strict=True))
+
+
+def once(trials: Sequence[Trial], what: Literal["images", "seconds"]) -> list[float]:
+    """What each run took, however many trials went on with it; what was paid for elsewhere is not the search's."""
+    spent = dict[tuple[str, ...], float]()
+    for trial in trials:
+        if trial.origin != "earlier":
+            spent[trial.runs] = max(getattr(trial, what), spent.get(trial.runs, 0))
+    return list(spent.values())

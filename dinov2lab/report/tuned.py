@@ -1,0 +1,55 @@
+"""How the arms of a study were tuned: what each search was allowed and took, what it found, and on which seeds."""
+
+from typing import Any, NamedTuple
+
+from dinov2lab.report import recipe, words
+from dinov2lab.spec.search import Budget
+from dinov2lab.spec.study import Study
+
+
+class Row(NamedTuple):
+    """An arm and what came of its search."""
+
+    arm: str
+    search: str
+    seeds: str
+    points: int
+    images: int
+    trial: int
+    value: str
+    point: tuple[str, ...]
+
+
+def tuning(study: Study) -> dict[str, Any] | None:
+    """What both templates show; None of a study that tunes nothing."""
+    if study.tune is None or not study.tune.found:
+        return None
+    metric, space = next(iter(study.tune.per_arm.metrics)), study.tune.per_arm.space
+    return {
+        "budget": _budget(study.tune.budget),
+        "search": study.tune.per_arm.name,
+        "metric": words.title(metric) + (", %" if words.is_accuracy(metric) else ""),
+        "space": list(space),
+        "rows": [
+            Row(
+                arm=arm.name,
+                search=found.search,
+                seeds=", ".join(map(str, found.seeds)),
+                points=found.points,
+                images=found.images,
+                trial=found.trial,
+                value=words.value(metric, found.value),
+                point=tuple(recipe.short(found.point[key]) if key in found.point else "" for key in space),
+            )
+            for arm in study.arms
+            for found in [study.tune.found[arm.name]]
+        ],
+    }
+
+
+def _budget(budget: Budget) -> str:
+    told = [
+        *([words.plural(budget.trials, "trial")] if budget.trials else []),
+        *([f"{words.amount(budget.images)} images"] if budget.images else []),
+    ]
+    return words.listed(told)

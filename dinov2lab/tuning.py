@@ -1,0 +1,86 @@
+"""Tuning the arms of a study before it runs: a search for each of them, one after the other, at one and the same budget."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dinov2lab.searching import point_text, run_search
+from dinov2lab.spec.cost import images_of_run
+from dinov2lab.spec.resources import Resources
+from dinov2lab.spec.search import SearchSpec
+from dinov2lab.spec.study import Study, expand
+from dinov2lab.spec.tuning import searches
+from dinov2lab.store import studies
+from dinov2lab.store.folders import Workspace
+from dinov2lab.store.trials import best_trials, read_trials
+from dinov2lab.terminal import note, say, say_json, table
+
+if TYPE_CHECKING:
+    from dinov2lab.data.source import Roots
+    from dinov2lab.lab.bench import Bench
+
+
+def tune_here(
+    study: Study, workspace: Workspace, roots: "Roots", reports: Path, jobs: int, resources: Resources
+) -> Study:
+    """`tune` on this machine, `jobs` runs at a time."""
+    if resources.processes > 1:
+        raise ValueError("--nproc: an arm is tuned with one process a run; run without it until the arms are tuned")
+
+    def bench() -> "Bench":
+        from dinov2lab.lab.bench import LocalBench
+
+        return LocalBench(workspace, roots, resources, jobs)
+
+    done = tune(study, workspace, roots, reports, bench)
+    for cell in expand(done):
+        resources.check(cell.spec)
+    return done
+
+
+def tune(study: Study, workspace: Workspace, roots: "Roots", reports: Path, bench: Callable[[], "Bench"]) -> Study:
+    """`study` with every arm at the best point of its own search, of which nothing is left to do. The same call goes on.
+
+    Raises ValueError where no trial of an arm runs to its end.
+    """
+    for arm, search in searches(study).items():
+        note(f"arm {arm} is tuned first: {search.name}, {budget_text(search)}")
+        trials = run_search(search, workspace, roots, reports / search.name, bench, None, asked_by=study.name)
+        if not best_trials(search, trials):
+            reasons = [trial.reason for trial in trials if trial.state == "failed"]
+            raise ValueError(
+                f"arm {arm} cannot be tuned: no trial of {search.name} ran to its end{f' ({reasons[-1]})' if reasons else ''}"
+            )
+    done = studies.tuned_here(study, workspace)
+    assert done.tune
+    assert not done.untuned
+    for arm, found in done.tune.found.items():
+        note(f"arm {arm}: {point_text(found.point)}, of {found.points} points the best on val; now fresh seeds")
+    return done
+
+
+def budget_text(search: SearchSpec) -> str:
+    """What each arm may cost, in words."""
+    given = search.budget.model_dump(exclude_none=True)
+    return " and ".join(f"{value:,} {name}" for name, value in given.items())
+
+
+def show_tuning(study: Study, workspace: Workspace, as_json: bool) -> None:
+    """The searches that come before a study's runs, how far each is, and what they may cost."""
+    of, rows = searches(study), list[dict[str, Any]]()
+    for arm, search in of.items():
+        ended = [trial for trial in read_trials(workspace.search(search.name)) if trial.state != "running"]
+        most = search.budget.trials and search.budget.trials * images_of_run(search.base) * len(search.seeds)
+        bounds = [bound for bound in (most, search.budget.images) if bound is not None]
+        rows.append(
+            {"arm": arm, "search": search.name, "ended": len(ended), "seeds": search.seeds, "images": min(bounds)}
+        )
+    if as_json:
+        say_json({"tune": rows})
+        return
+    say(f"{study.name} has no runs before its arms are tuned, each within {budget_text(next(iter(of.values())))}")
+    lines = [
+        (each["arm"], each["search"], f"{each['ended']}", ", ".join(map(str, each["seeds"])), f"{each['images']:,}")
+        for each in rows
+    ]
+    table(("arm", "search", "trials ended", "seeds", "images at most"), lines, right=("trials ended", "images at most"))

@@ -1,0 +1,197 @@
+"""A study whose arms are tuned: searches with runs that are a formula, and the commands around them."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import fabricated
+import pytest
+import synthetic
+
+from dinov2lab import tuning
+from dinov2lab.cli import main
+from dinov2lab.data.source import Roots
+from dinov2lab.lab import search as lab_search
+from dinov2lab.lab import search_mirror
+from dinov2lab.spec.load import load_study
+from dinov2lab.spec.points import runs_at
+from dinov2lab.spec.run import RunSpec
+from dinov2lab.spec.study import Study, expand
+from dinov2lab.spec.tuning import searches
+from dinov2lab.store import atomic, studies
+from dinov2lab.store.folders import Workspace
+from dinov2lab.store.trials import best_trials, read_trials
+
+BASE = """\
+data: {train: "folder:images"}
+optim: {steps: 400, batch: 32, lr: 1.0e-3, warmup_steps: 0}
+objective: {koleo: {group: 16}}
+evaluation: {memory: "folder:images", test: "folder:images", every: 1600}
+"""
+SEARCH = """\
+base: small.yaml
+space: {optim.lr: {log: [1.0e-5, 1.0e-1]}}
+metrics: {val/knn: maximize}
+budget: {trials: 9}
+sampler: random
+pruner: {kind: asha, first: 3200, reduction: 2}
+"""
+STUDY = """\
+question: Does a warmer teacher help?
+base: ../experiments/small.yaml
+factor: objective.teacher.temperature
+baseline: cold
+seeds: [0, 1]
+metrics: [test/knn]
+decide: {metric: test/knn}
+arms: {cold: {objective.teacher.temperature: 0.02}, warm: {objective.teacher.temperature: 0.08}}
+tune: {per_arm: ../experiments/rates.yaml, budget: {trials: 6}}
+"""
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(search_mirror, "try_sync", lambda *_: None)  # tested in test_search_mirror.py
+    monkeypatch.setattr(lab_search, "work_at", partial(lab_search.work_at, every=0.0))
+    for folder in ("experiments", "ablations", "images"):
+        Path(folder).mkdir()
+    Path("images/one.png").write_bytes(fabricated.PNG)
+    Path("experiments/small.yaml").write_text(BASE)
+    Path("experiments/rates.yaml").write_text(SEARCH)
+    Path("ablations/warmth.yaml").write_text(STUDY)
+    return Workspace(Path("lab"))
+
+
+def tuned(lab: Workspace, **how: Any) -> Study:
+    return tuning.tune(
+        studies.as_it_stands(load_study("ablations/warmth.yaml"), lab),
+        lab,
+        Roots(Path(), lab.cache),
+        Path("reports"),
+        lambda: synthetic.Bench(lab, paced=True, **how),
+    )
+
+
+@pytest.fixture
+def call(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    def calling(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        said = capfd.readouterr()
+        return int(end.value.code or 0), said.out, said.err
+
+    return calling
+
+
+def test_each_arm_runs_at_its_best_point_and_nothing_that_chose_is_evidence(lab: Workspace) -> None:
+    before = load_study("ablations/warmth.yaml")
+    study = tuned(lab)
+    assert study.tune
+    assert set(study.tune.found) == {"cold", "warm"}
+    chosen = dict[str, float]()
+    for arm, search in searches(before).items():
+        trials = read_trials(lab.search(search.name))
+        assert sum(trial.origin == "sampled" for trial in trials) == 6
+        assert all(trial.runs == tuple(each.run for each in runs_at(search, trial.point)) for trial in trials)
+        assert not set(search.seeds) & set(study.seeds)
+        chosen[arm] = best_trials(search, trials)[0].point["optim.lr"]
+        found = study.tune.found[arm]
+        assert found.images == sum({trial.runs: trial.images for trial in trials}.values())
+        assert (found.points, found.value) == (6, max(trial.values[0] for trial in trials if trial.state == "complete"))
+    assert {(cell.arm, cell.spec.optim.lr) for cell in expand(study)} == set(chosen.items())
+    assert not [cell for cell in expand(study) if lab.run(cell.run).path.exists()]
+    assert (studies.as_it_stands(before, lab), studies.as_it_stands(before, Workspace(Path("other")))) == (
+        study,
+        before,
+    )
+
+
+def test_a_tuning_that_was_stopped_goes_on(lab: Workspace, tmp_path: Path) -> None:
+    whole = Workspace(tmp_path / "whole")
+    undisturbed = tuned(whole)
+
+    class Stop(Exception):
+        pass
+
+    class Stopping(synthetic.Bench):
+        def tend(self) -> None:
+            if self.steps > 20:
+                raise Stop
+            super().tend()
+
+    study, stops = load_study("ablations/warmth.yaml"), 0
+    while True:
+        try:
+            done = tuning.tune(study, lab, Roots(Path(), lab.cache), Path("reports"), lambda: Stopping(lab, paced=True))
+            break
+        except Stop:
+            stops += 1
+    assert stops > 1
+    assert done == undisturbed
+
+
+def test_the_commands_say_how_far_it_is(lab: Workspace, call: Callable[..., tuple[int, str, str]]) -> None:
+    planned = json.loads(call("run", "warmth", "--dry-run", "--json")[1])["tune"]
+    assert [(row["arm"], row["ended"], row["images"]) for row in planned] == [("cold", 0, 76800), ("warm", 0, 76800)]
+    assert "warmth.cold" in call("run", "warmth", "--dry-run")[1]
+    for words in (("status", "warmth"), ("report", "warmth"), ("run", "warmth", "--more-seeds", "1")):
+        code, _, said = call(*words)
+        assert (code, said.count("\n")) == (2, 1)
+    code, _, said = call("run", "warmth", "--launcher", "slurm")
+    assert (code, said.count("\n")) == (2, 1)
+    code, _, said = call("run", "warmth", "--nproc", "2", "--device", "cpu")
+    assert (code, said.count("\n")) == (2, 1)
+    listed = json.loads(call("list", "--json")[1])
+    assert next(row for row in listed if row["name"] == "warmth")["done"] == 0
+    study = tuned(lab)
+    planned = json.loads(call("run", "warmth", "--dry-run", "--json")[1])
+    assert {row["run"] for row in planned} == {cell.run for cell in expand(study)}
+    assert call("status", "warmth")[0] == 0
+
+
+def test_an_arm_of_which_nothing_runs_to_its_end_is_said(lab: Workspace) -> None:
+    def fails(spec: RunSpec) -> str | None:
+        return "the loss is NaN" if spec.objective.teacher.temperature > 0.05 else None
+
+    with pytest.raises(ValueError, match=r"arm warm cannot be tuned: no trial of warmth.warm .* \(the loss is NaN\)"):
+        tuned(lab, fails=fails)
+
+
+def test_another_budget_tunes_on_and_another_search_is_refused(lab: Workspace) -> None:
+    first = tuned(lab)
+    Path("ablations/warmth.yaml").write_text(STUDY.replace("trials: 6", "trials: 8"))
+    second = tuned(lab)
+    assert first.tune
+    assert second.tune
+    assert {found.points for found in second.tune.found.values()} == {8}
+    assert all(second.tune.found[arm].value >= found.value for arm, found in first.tune.found.items())
+    Path("experiments/rates.yaml").write_text(SEARCH.replace("1.0e-1", "1.0e-2"))
+    with pytest.raises(ValueError, match="holds another search by that name"):
+        tuned(lab)
+
+
+def test_a_search_that_tunes_says_that_it_is_no_evidence(lab: Workspace) -> None:
+    study = tuned(lab)
+    assert study.tune
+    page = (Path("reports") / "warmth.cold" / "report.md").read_text()
+    assert "It is no evidence: it was chosen on" in page
+    assert "the study warmth asks it again on seeds that chose nothing" in page
+    assert "--confirm" not in page
+
+
+def test_runs_of_the_searches_are_no_leftovers(lab: Workspace) -> None:
+    from dinov2lab.store.garbage import needed_runs
+
+    study = tuned(lab)
+    atomic.write_text(lab.study(study.name), studies.as_stored(study))
+    trials = {
+        run for search in searches(load_study("ablations/warmth.yaml")).values() for run in _runs(lab, search.name)
+    }
+    assert trials | {cell.run for cell in expand(study)} <= needed_runs(lab)
+
+
+def _runs(lab: Workspace, name: str) -> set[str]:
+    return {run for trial in read_trials(lab.search(name)) for run in trial.runs}
