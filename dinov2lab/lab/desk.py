@@ -7,8 +7,9 @@ command once more, and after a kill the same command goes on.
 """
 
 import math
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from dinov2lab.lab.bench import Bench
 from dinov2lab.lab.earlier import add_earlier, handed_on, refuse_unknown
 from dinov2lab.lab.importances import write_importances
-from dinov2lab.lab.proposals import encoded, open_study, sampler, settle, size, suggest, using
+from dinov2lab.lab.proposals import StorageError, encoded, open_study, sampler, settle, size, suggest, using
 from dinov2lab.lab.rungs import promotable, stops_at
 from dinov2lab.lab.trials import collapse, means, measured, points_asked, record_of, spent, within_budget
 from dinov2lab.spec.points import Planned, base_point, reason_of, runs_at
@@ -28,6 +29,9 @@ from dinov2lab.store import atomic
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.result import RunFolder
 from dinov2lab.store.trials import Trial, as_stored, write_trials
+
+LONG = 60.0  # seconds for which another process may be at its turn
+BETWEEN = 0.02  # seconds between two tries to have one
 
 
 @dataclass
@@ -57,13 +61,28 @@ class Desk:
         self._search, self._workspace, self._bench, self._url = search, workspace, bench, storage
         self._folder = workspace.search(search.name)
         self._tasks = dict[int, _Task]()
-        with atomic.locked(self._folder / "lock"), using(search, storage):
+        with self._alone():
             refuse_unknown(search, workspace)
             self._study = open_study(search, self._folder, storage)
             atomic.write_text(self._folder / "search.json", as_stored(search))
             self.earlier = add_earlier(self._study, search, workspace)
             self._enqueue()
             self._write()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Inside, the search is this process's, and what a storage says is a StorageError. A turn of another one is short:
+        one that does not end, as of a process that was halted within it, is a StorageError too.
+        """
+        began, taken = time.monotonic(), False
+        while not taken:
+            with atomic.locked(self._folder / "lock", wait=False) as taken, using(self._search, self._url):
+                if taken:
+                    yield
+            if not taken and time.monotonic() - began > LONG:
+                raise StorageError(f"search {self._search.name} is locked by another process: {self._folder / 'lock'}")
+            if not taken:
+                time.sleep(BETWEEN)
 
     def _enqueue(self) -> None:
         """The points to try first, those of a person before those of other searches, which are taken over once."""
@@ -81,7 +100,7 @@ class Desk:
 
     def turn(self) -> bool:
         """Tell what has ended, and begin what can be; whether there is anything left to wait for. Raises StorageError."""
-        with atomic.locked(self._folder / "lock"), using(self._search, self._url):
+        with self._alone():
             self._bench.tend()
             changed = [self._advance(task) for task in sorted(self._tasks.values(), key=lambda task: task.trial.number)]
             while len(self._tasks) < self._bench.jobs and (trial := self._next()):

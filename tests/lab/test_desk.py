@@ -1,7 +1,9 @@
 """A search without training: points asked and told, kills at any instant, rungs and promotions, failures, storages."""
 
 import random
+import sqlite3
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import Bench
 
-from dinov2lab.lab import proposals
+from dinov2lab.lab import desk, proposals
 from dinov2lab.lab.desk import Desk
 from dinov2lab.lab.proposals import StorageError, grid_points
 from dinov2lab.lab.rungs import bracket, promotable, stops_at
 from dinov2lab.spec.points import runs_at
 from dinov2lab.spec.run import RunSpec
 from dinov2lab.spec.search import SearchSpec
+from dinov2lab.store import atomic
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.trials import Trial, read_trials
 
@@ -377,3 +380,22 @@ class TestStorage:
         (place.search("s") / "journal.log").write_text("no json\n{}\n")
         with pytest.raises(StorageError, match="the storage of search s"):
             Desk(synthetic.search(), place, Bench(place))
+
+    def test_a_locked_one_is_one_line_and_nothing_is_made(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        search, place = synthetic.search(budget={"trials": 1}), synthetic.workspace(tmp_path)
+        url = f"sqlite:///{tmp_path}/x.db?timeout=0.1"
+        with closing(sqlite3.connect(tmp_path / "x.db")) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            with pytest.raises(StorageError, match=r"the storage of search s: .*database is locked") as error:
+                Desk(search, place, Bench(place), url)
+        assert "\n" not in str(error.value)
+        monkeypatch.setattr(desk, "LONG", 0.1)
+        with (
+            atomic.locked(place.search("s") / "lock"),
+            pytest.raises(StorageError, match="search s is locked by another process"),
+        ):
+            Desk(search, place, Bench(place))
+        assert [file.name for file in place.search("s").iterdir()] == ["lock"]
+        assert len(work(search, place, Bench(place), url)) == 1
