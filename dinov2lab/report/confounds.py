@@ -25,8 +25,7 @@ class Facts(NamedTuple):
 
 def confounds(study: Study, runs: Iterable[Run]) -> dict[str, str]:
     """Arm -> what it differs in from the baseline besides its factor, in words; arms that differ in nothing are left out."""
-    sizes: dict[Path, int | None] = {}
-    facts = {(run.arm, run.seed): _facts(run, sizes) for run in runs if run.status == "finished"}
+    facts = facts_of(runs)
     specs = {arm.name: arm.spec for arm in study.arms}
     wanted = images_selected(specs[study.baseline])
     found = {}
@@ -39,6 +38,12 @@ def confounds(study: Study, runs: Iterable[Run]) -> dict[str, str]:
         if arm != study.baseline and said:
             found[arm] = words.listed(said)
     return found
+
+
+def facts_of(runs: Iterable[Run]) -> dict[tuple[str, int], Facts]:
+    """(arm, seed) -> what is known of each finished run."""
+    sizes: dict[Path, int | None] = {}
+    return {(run.arm, run.seed): _facts(run, sizes) for run in runs if run.status == "finished"}
 
 
 def _both(facts: dict[tuple[str, int], Facts], study: Study, arm: str, seed: int) -> bool:

@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,20 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from dinov2lab.report import curves, figures, funnel, references, rules, tables, tuned, verdict, words
+from dinov2lab.report import (
+    along,
+    axisplots,
+    curves,
+    figures,
+    funnel,
+    references,
+    rules,
+    scaling,
+    tables,
+    tuned,
+    verdict,
+    words,
+)
 from dinov2lab.report.curation_page import write_pages
 from dinov2lab.report.latex import as_latex
 from dinov2lab.report.pdf import as_pdf
@@ -84,7 +97,7 @@ def _view(study: Study, runs: tuple[Run, ...], pool: bool) -> dict[str, Any]:
     metrics = [_metric(study, runs, metric, against) for metric in (study.decide.metric, *others)]
     decided = [arm.judged for arm in metrics[0]["arms"] if arm.judged]
     gains = references.gains(study, runs, study.decide.metric)
-    origins = tables.origins(runs)
+    origins, costs = tables.origins(runs), tables.costs(study, runs)
     return script() | {
         "study": study,
         "words": words,
@@ -112,7 +125,8 @@ def _view(study: Study, runs: tuple[Run, ...], pool: bool) -> dict[str, Any]:
         "health": curves.health(study, runs),
         "panel": figures.panel,
         "curations": funnel.curations(study, runs),
-        "costs": tables.costs(study, runs),
+        "costs": costs,
+        **_along(study, runs, costs),
         "varies": tables.seed_varies(study),
         "origins": origins if len(origins) <= LISTED else tables.by_origin(origins),
         "environments": list(dict.fromkeys(origin.versions for origin in origins)),
@@ -126,6 +140,22 @@ def _metric(study: Study, runs: tuple[Run, ...], metric: str, against: verdict.G
         "arms": verdict.arm_rows(study, runs, metric, against),
         "references": references.references(study, runs, metric),
         "measured": any(metric in run.finals for run in runs),
+    }
+
+
+def _along(study: Study, runs: tuple[Run, ...], costs: Sequence[tables.Cost]) -> dict[str, Any]:
+    """What is along the study's axis, and what quality costs."""
+    found, buys = along.curves(study, runs), along.buys(study, runs, costs)
+    place, metric = {arm.name: index for index, arm in enumerate(study.arms)}, study.decide.metric
+    return {
+        "along": [(curve, axisplots.curve(curve, place)) for curve in found],
+        "possible": along.possible,
+        "ahead": scaling.AHEAD,
+        "buys": buys,
+        "prices": along.PRICES,
+        "fronts": [
+            (along.PRICES[price][0], axisplots.front(buys, metric, price, place)) for price in along.PRICES if buys
+        ],
     }
 
 
@@ -163,6 +193,12 @@ def _write_figures(study: Study, view: dict[str, Any], folder: Path) -> dict[str
             (f"{section}-{index + 1}", panel.title, figures.panel(panel, legend))
             for index, panel in enumerate(view[section])
         ]
+    drawn["along"] = [
+        (f"along-{i + 1}", words.title(curve.metric), svg) for i, (curve, svg) in enumerate(view["along"])
+    ]
+    drawn["fronts"] = [
+        (f"front-{i + 1}", f"the best for so much: {name}", svg) for i, (name, svg) in enumerate(view["fronts"])
+    ]
     for name, _, svg in (figure for section in drawn.values() for figure in section):
         write_svg(folder / f"{name}.svg", svg)
         pdf = as_pdf(svg)

@@ -43,6 +43,8 @@ class Published(Section):
     )  # row of the paper -> column -> value, in the paper's units
 
 
+Axis = Literal["training_images", "parameters", "images_seen", "flops"]
+
 TUNING = 10**6  # the first of the seeds that are for tuning: no study runs on one
 
 
@@ -75,7 +77,7 @@ class Study(Section):
     name: Annotated[str, Field(pattern=r"^[\w.+=-]+$", max_length=120)]
     question: str
     factor: Annotated[tuple[str, ...], Field(min_length=1)]  # the fields that arms may differ in
-    equal: Literal["steps", "images", "passes", "flops"] = "steps"
+    equal: Literal["steps", "images", "passes", "flops", "nothing"] = "steps"
     baseline: str
     arms: Annotated[tuple[Arm, ...], Field(min_length=1)]
     seeds: Annotated[tuple[int, ...], Field(min_length=1)]
@@ -83,6 +85,9 @@ class Study(Section):
     decide: Decide
     published: Published | None = None
     tune: Tune | None = later(absent=None)
+    axis: Axis | None = later(
+        absent=None
+    )  # along which the arms lie: the report draws curves, and a law where the data carry one
     looked: tuple[Count, ...] = ()  # how many seeds there were at each earlier look; never in a file
 
     @model_validator(mode="after")
@@ -130,8 +135,9 @@ class Study(Section):
         return self.model_copy(update={"seeds": self.seeds[: self.looked[0]], "looked": ()}) if self.looked else self
 
     def asks_like(self, other: "Study") -> bool:
-        """Whether both are one study: what it merely quotes is no part of it."""
-        return self.model_copy(update={"published": None}) == other.model_copy(update={"published": None})
+        """Whether both are one study: what it merely quotes, and how it is drawn, are no part of it."""
+        shown = {"published": None, "axis": None}
+        return self.model_copy(update=shown) == other.model_copy(update=shown)
 
     @property
     def untuned(self) -> bool:
