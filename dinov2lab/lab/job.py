@@ -94,12 +94,13 @@ def stages(plan: dict[str, Any], stop: Stop) -> str:
 
 def _place() -> Any:
     """Of this process among those of its job, by Slurm's variables; the first one is on the node where the job begins."""
-    from dinov2lab.training.distributed import Place
+    from dinov2lab.training.distributed import LOOPBACK, Place
 
-    rank, of, here, job = (
-        int(os.environ[f"SLURM_{name}"]) for name in ("PROCID", "STEP_NUM_TASKS", "LOCALID", "JOB_ID")
+    rank, of, here, nodes, job = (
+        int(os.environ[f"SLURM_{name}"]) for name in ("PROCID", "STEP_NUM_TASKS", "LOCALID", "STEP_NUM_NODES", "JOB_ID")
     )
-    return Place(rank, of, here, os.environ["SLURM_LAUNCH_NODE_IPADDR"], PORTS[job % len(PORTS)])
+    host = os.environ["SLURM_LAUNCH_NODE_IPADDR"] if nodes > 1 else LOOPBACK
+    return Place(rank, of, here, host, PORTS[job % len(PORTS)])
 
 
 def curate_part(plan: dict[str, Any], stop: Stop) -> str:

@@ -3,6 +3,8 @@
 Each process holds the images of its part of every batch and all of the weights; gradients and metrics are averaged.
 """
 
+import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -11,6 +13,7 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 
+LOOPBACK = "127.0.0.1"
 COMING = timedelta(minutes=15)  # between the first process that is there and the last one
 FOR_EVER = timedelta(days=365)  # the others wait while the first one evaluates; who dies is noticed otherwise
 
@@ -21,7 +24,7 @@ class Place(NamedTuple):
     rank: int = 0
     of: int = 1
     here: int = 0  # its number on its machine: of the GPUs that it sees, this one is its own
-    host: str = "127.0.0.1"
+    host: str = LOOPBACK  # of the first one; here where all are on one machine
     port: int = 0  # of the first one's store; 0: any
 
 
@@ -29,10 +32,15 @@ class Meeting:
     """A store of words that the first process keeps, through which the others hear what to do and say why they cannot."""
 
     def __init__(self, place: Place) -> None:
-        first = place.rank == 0
         self.place = place
+        listening = _listening(place) if place.rank == 0 else None
         self._store = dist.TCPStore(  # type: ignore[attr-defined]
-            place.host, place.port, is_master=first, wait_for_workers=False, timeout=COMING
+            place.host,
+            listening.getsockname()[1] if listening else place.port,
+            is_master=listening is not None,
+            wait_for_workers=False,
+            timeout=COMING,
+            master_listen_fd=listening.detach() if listening else None,
         )
         self._store.set_timeout(FOR_EVER)
 
@@ -55,6 +63,8 @@ class Meeting:
         """Inside, collectives reach all processes of the meeting: through NCCL on CUDA, and gloo on the CPU."""
         if device.type == "cuda":
             torch.cuda.set_device(device)
+        if self.place.host == LOOPBACK:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # else the address of the machine's name
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
             store=dist.PrefixStore(f"turn {turn}", self._store),  # type: ignore[attr-defined]
@@ -66,3 +76,9 @@ class Meeting:
             yield
         finally:
             dist.destroy_process_group()
+
+
+def _listening(place: Place) -> socket.socket:
+    """At the one address at which the others look for it; by itself the store listens on every network."""
+    family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
+    return socket.create_server((place.host, place.port), family=family)

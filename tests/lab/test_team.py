@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from tiny import RECIPE, STUDY, interruptible
@@ -183,6 +184,26 @@ def test_a_member_that_dies_before_it_begins_is_lost_and_named(monkeypatch: pyte
 def test_one_process_is_no_more_than_itself() -> None:
     with team_of(1) as team, team.training({}, CPU):
         assert not torch.distributed.is_initialized()
+
+
+def test_on_one_machine_nothing_but_the_loopback_is_listened_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    team = Team(2)
+    fake(
+        team,
+        monkeypatch,
+        "meeting.hear('order 1'); meeting.tell('here 1 1', 'yes')\n"
+        "with meeting.joined(1, CPU):\n    for _ in range(2): torch.distributed.all_reduce(torch.zeros(1))",
+    )
+    with team.training({}, CPU):
+        torch.distributed.all_reduce(torch.zeros(1))
+        processes = [psutil.Process(), *psutil.Process().children()]
+        places = [
+            each.laddr.ip for process in processes for each in process.net_connections() if each.status == "LISTEN"
+        ]
+        torch.distributed.all_reduce(torch.zeros(1))
+    team.dismiss()
+    assert len(places) >= 3  # the store, and both processes for each other
+    assert set(places) == {"127.0.0.1"}
 
 
 def test_a_meeting_passes_words_on() -> None:
