@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from dinov2lab.lab.earlier import Fitting
 
 SHOWN = 5  # trials
+UNCONFIRMED = (
+    "unconfirmed: the best of many looks better than it is; --confirm K trains the best K and the base with fresh seeds"
+)
 PUBLISH_SECONDS = 60.0  # between two reports while trials end
 
 
@@ -187,10 +190,9 @@ def show_search(search: SearchSpec, trials: Sequence[Trial], report: Path, as_js
         (str(trial.number), *(f"{value:.4g}" for value in trial.values or ()), point_text(trial.point))
         for trial in best_trials(search, trials)[:SHOWN]
     ]
-    table(("trial", *search.metrics, "point"), lines, right=("trial", *search.metrics))
+    if lines:
+        table(("trial", *search.metrics, "point"), lines, right=("trial", *search.metrics))
     counts = Counter(trial.state for trial in trials)
     say(f"{plural(len(trials), 'trial')}: {', '.join(f'{count} {state}' for state, count in sorted(counts.items()))}")
-    say(
-        "unconfirmed: the best of many looks better than it is; --confirm K trains the best K and the base with fresh seeds"
-    )
+    say(UNCONFIRMED if lines else "no trial ran to its end, so there is nothing to choose from")
     say(f"report  {report / 'index.html'}")

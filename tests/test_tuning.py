@@ -195,3 +195,11 @@ def test_runs_of_the_searches_are_no_leftovers(lab: Workspace) -> None:
 
 def _runs(lab: Workspace, name: str) -> set[str]:
     return {run for trial in read_trials(lab.search(name)) for run in trial.runs}
+
+
+def test_a_source_that_only_a_choice_names_is_opened_before_anything_starts(lab: Workspace) -> None:
+    choice = "{optim.lr: {log: [1.0e-5, 1.0e-1]}, data.train: {choices: [folder:images, folder:image]}}"
+    Path("experiments/rates.yaml").write_text(SEARCH.replace("{optim.lr: {log: [1.0e-5, 1.0e-1]}}", choice))
+    with pytest.raises(ValueError, match="folder:image: there is no"):
+        tuned(lab)
+    assert not lab.searches.exists()

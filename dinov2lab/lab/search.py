@@ -9,6 +9,7 @@ from dinov2lab.lab.desk import Desk
 from dinov2lab.lab.earlier import Fitting
 from dinov2lab.lab.proposals import StorageError
 from dinov2lab.lab.slurm import SlurmError
+from dinov2lab.spec.points import corners, spec_at
 from dinov2lab.spec.search import SearchSpec
 from dinov2lab.store.folders import Workspace
 
@@ -33,7 +34,7 @@ def run_search(
     storage or Slurm stops answering, with what it says. Raises ValueError where a source or the storage cannot be opened, or
     does not answer for long; KeyboardInterrupt, after the workers have written their checkpoints.
     """
-    for uri in search.base.sources():
+    for uri in _sources(search):
         open_source(uri, roots)  # a wrong path is said once, and before anything starts
     desk = Desk(search, workspace, bench, storage)
     on_earlier(desk.earlier)
@@ -43,6 +44,12 @@ def run_search(
         bench.dismiss()
         desk.leave()
     on_change()
+
+
+def _sources(search: SearchSpec) -> dict[str, None]:
+    """What the base reads, and what is read instead where the space has choices of it; each once."""
+    specs = (search.base, *(spec_at(search, point) for _, _, point in corners(search)))
+    return dict.fromkeys(uri for spec in specs for uri in spec.sources())
 
 
 def work_at(desk: Desk, on_change: Callable[[], None], on_trouble: Callable[[str], None], every: float = POLL) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from dinov2lab.report import words
+from dinov2lab.report import tuned, words
 from dinov2lab.report.statistics import Difference, blocked_differences, paired_difference, sign_flip_difference
 from dinov2lab.report.tables import Run, finals
 from dinov2lab.spec.study import Study
@@ -43,7 +43,9 @@ def replaced(change: Changed) -> str:
     return (
         f"The rule of this study was changed on {when:%Y-%m-%d %H:%M} UTC, when {words.plural(change.finished, 'run')} had "
         f"finished: before, it decided by {rule.rule} on {words.title(rule.metric)} against {change.baseline}, at alpha "
-        f"{rule.alpha:g} over {words.plural(rule.looks, 'look')}" + (f", margin {rule.margin:g}" if rule.margin else "")
+        f"{rule.alpha:g} over {words.plural(rule.looks, 'look')}"
+        + (f", margin {rule.margin:g}" if rule.margin else "")
+        + (f", and its arms were tuned with {tuned.allowed(change.budget)}" if change.budget else "")
     )
 
 

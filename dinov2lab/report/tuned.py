@@ -26,7 +26,7 @@ def tuning(study: Study) -> dict[str, Any] | None:
         return None
     metric, space = next(iter(study.tune.per_arm.metrics)), study.tune.per_arm.space
     return {
-        "budget": _budget(study.tune.budget),
+        "budget": allowed(study.tune.budget),
         "search": study.tune.per_arm.name,
         "metric": words.title(metric) + (", %" if words.is_accuracy(metric) else ""),
         "space": list(space),
@@ -47,7 +47,8 @@ def tuning(study: Study) -> dict[str, Any] | None:
     }
 
 
-def _budget(budget: Budget) -> str:
+def allowed(budget: Budget) -> str:
+    """In words."""
     told = [
         *([words.plural(budget.trials, "trial")] if budget.trials else []),
         *([f"{words.amount(budget.images)} images"] if budget.images else []),

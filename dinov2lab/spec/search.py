@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from dinov2lab.spec.cost import images_of_run
+from dinov2lab.spec.document import did_you_mean
 from dinov2lab.spec.identity import content_id
 from dinov2lab.spec.run import RunSpec
 from dinov2lab.spec.section import Count, Positive, Section, later
@@ -45,7 +46,10 @@ class Dimension(Section):
         return bool(self.bounds and number and whole and self.bounds[0] <= value <= self.bounds[1])
 
     def examples(self) -> tuple[Any, ...]:
-        """Its extremes: whatever is wrong with a field is wrong there."""
+        """Its extremes: whatever is wrong with a field is wrong there. Of integers also the next one: only some may fit."""
+        if self.integers:
+            low, high = self.integers
+            return tuple(dict.fromkeys((low, low + 1, high)))
         return self.choices or self.bounds or ()
 
     @model_validator(mode="after")
@@ -163,7 +167,8 @@ def _refuse_metric(metric: str, known: tuple[str, ...]) -> None:
     if metric.split("/")[0] == "test":
         raise ValueError(f"metrics {metric}: nothing that chooses may see test; choose on val")
     if metric not in known:
-        raise ValueError(f"metrics {metric}: nobody produces it; there are {', '.join(known)}")
+        near = did_you_mean(metric, list(known)) or f"; there are {', '.join(known)}"
+        raise ValueError(f"metrics {metric}: nobody produces it{near}")
 
 
 def search_id(search: SearchSpec) -> str:

@@ -1,7 +1,7 @@
 """The studies that ran in a workspace: how each stands now, seeds that were added, and whether its rule was changed.
 
 studies/NAME.json holds a study as it ran last, seeds that were added with --more-seeds included; studies/NAME.past.jsonl
-holds what it was before, where its rule or its arms were changed after runs had finished.
+holds what it was before, where its rule, or what its arms were tuned with, was changed after runs had finished.
 """
 
 import json
@@ -9,8 +9,9 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from dinov2lab.spec.search import Budget
 from dinov2lab.spec.study import Decide, Found, Study, expand
 from dinov2lab.spec.tuning import searches, tuned
 from dinov2lab.store import atomic
@@ -25,6 +26,7 @@ class Changed(NamedTuple):
     finished: int  # runs that had a result by then
     decide: Decide
     baseline: str
+    budget: Budget | None = None  # that its arms were tuned with
 
 
 def as_stored(study: Study) -> str:
@@ -84,7 +86,9 @@ def record(study: Study, workspace: Workspace) -> None:
         past = _replaced(study, workspace)
         if past:
             with past_of(study, workspace).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(past._asdict() | {"decide": past.decide.model_dump(mode="json")}) + "\n")
+                sections = {"decide": past.decide, "budget": past.budget}
+                plain = {name: section and section.model_dump(mode="json") for name, section in sections.items()}
+                file.write(json.dumps(past._asdict() | plain) + "\n")
         atomic.write_text(workspace.study(study.name), as_stored(study))
 
 
@@ -93,9 +97,15 @@ def changes(study: Study, workspace: Workspace) -> tuple[Changed, ...]:
     file = past_of(study, workspace)
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     past = [json.loads(line) for line in lines if line.endswith("}")]
-    known = [Changed(**(each | {"decide": Decide.model_validate(each["decide"])})) for each in past]
+    known = [_read_back(each) for each in past]
     now = _replaced(study, workspace)
     return tuple(each for each in (*known, *([now] if now else ())) if _rule(each) != _rule(study))
+
+
+def _read_back(plain: dict[str, Any]) -> Changed:
+    budget = plain.get("budget")
+    sections = {"decide": Decide.model_validate(plain["decide"]), "budget": budget and Budget.model_validate(budget)}
+    return Changed(**(plain | sections))
 
 
 def finished(seeds: Sequence[int], study: Study, workspace: Workspace) -> bool:
@@ -111,11 +121,14 @@ def _replaced(study: Study, workspace: Workspace) -> Changed | None:
     if last is None or _rule(last) == _rule(study):
         return None
     done = sum(workspace.run(cell.run).result.exists() for cell in expand(last))
-    return Changed(time.time(), done, last.decide, last.baseline) if done else None
+    return Changed(time.time(), done, *_rule(last)) if done else None
 
 
-def _rule(study: Study | Changed) -> tuple[Decide, str]:
-    return study.decide, study.baseline
+def _rule(study: Study | Changed) -> tuple[Decide, str, Budget | None]:
+    """What may not change unseen once results are there."""
+    if isinstance(study, Changed):
+        return study.decide, study.baseline, study.budget
+    return study.decide, study.baseline, study.tune.budget if study.tune else None
 
 
 def past_of(study: Study, workspace: Workspace) -> Path:

@@ -12,6 +12,7 @@ from dinov2lab.spec.points import runs_at, spec_at
 from dinov2lab.spec.study import TUNING, Found, Study, Tune, expand
 from dinov2lab.spec.tuning import searches, tuned
 
+GUIDE = Path(__file__).parent.parent.parent / "docs" / "searches.md"
 BASE = """\
 optim: {steps: 40, batch: 32, warmup_steps: 4, lr: 1e-3}
 objective: {koleo: {group: 16}, teacher: {temperature_warmup_steps: 10}}
@@ -128,6 +129,16 @@ def test_equal_passes_are_those_of_the_arm() -> None:
     assert {arm: spec_at(search, {}).optim.steps for arm, search in of.items()} == {"with": 40, "without": 80}
     done = tuned(study, {"with": found(2e-3), "without": found(3e-4)})
     assert [cell.spec.optim.steps for cell in expand(done)] == [40, 80] * 3
+
+
+def test_the_guides_line_is_that_of_a_study() -> None:
+    (line,) = [line for line in GUIDE.read_text().splitlines() if line.startswith("tune:")]
+    Path("x.yaml").write_text(
+        STUDY[: STUDY.index("tune:")] + line.replace("../experiments/search_rates.yaml", "s.yaml")
+    )
+    study = load_study("x.yaml")
+    assert study.tune
+    assert study.tune.budget.trials == 12
 
 
 MISTAKES = [

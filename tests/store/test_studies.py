@@ -3,7 +3,9 @@
 import pytest
 from fabricated import study as fabricated_study
 
-from dinov2lab.spec.study import Decide, Published, Study, expand
+from dinov2lab.report.rules import replaced
+from dinov2lab.spec.search import Budget, SearchSpec
+from dinov2lab.spec.study import Decide, Published, Study, Tune, expand
 from dinov2lab.store import studies
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.result import RunResult
@@ -90,3 +92,20 @@ def test_a_study_of_another_version_is_named_and_breaks_nothing(workspace):
         studies.stored(study.name, workspace)
     assert studies.as_it_stands(study, workspace) == study
     assert studies.changes(study, workspace) == ()
+
+
+def test_another_budget_to_tune_with_is_told_once_there_were_results(workspace):
+    search = SearchSpec.model_validate_json(
+        '{"name": "s", "base": {}, "space": {"optim.lr": {"log": [0.1, 1]}}, "metrics": {"val/knn": "maximize"},'
+        ' "budget": {"trials": 3}}'
+    )
+    before = Tune(per_arm=search, budget=Budget(trials=3))
+    study = fabricated_study().model_copy(update={"tune": before})
+    studies.record(study, workspace)
+    finish(study, workspace)
+    after = study.model_copy(update={"tune": before.model_copy(update={"budget": Budget(trials=9)})})
+    for _ in range(2):
+        (change,) = studies.changes(after, workspace)
+        assert change.budget == before.budget
+        assert "and its arms were tuned with 3 trials" in replaced(change)
+        studies.record(after, workspace)
