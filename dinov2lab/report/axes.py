@@ -40,8 +40,12 @@ class Axis:
         powers = range(math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9) + 1)
         values = [10.0**power for power in powers]
         if len(values) < 2:
-            values = [self.low, *values, self.high]
-        return [(self.place(value), words.tick(value) if 0.01 <= value < 1000 else f"{value:.0e}") for value in values]
+            values = [float(f"{self.low:.2g}"), *values, float(f"{self.high:.2g}")]
+        return [(self.place(value), _power(value)) for value in values]
+
+
+def _power(value: float) -> str:
+    return words.amount(value) if value >= 1000 else words.tick(value) if value >= 0.01 else f"{value:.0e}"
 
 
 def _tick(value: float) -> str:

@@ -26,7 +26,7 @@ def curve(shown: Curve, place: dict[str, int]) -> Markup:
     last = law.ahead if law and not law.refusal else max(xs)
     means = [point.mean for point in shown.points]
     ends = list(law.forecast_interval) if law and not law.refusal else []
-    frame = Frame(_logarithmic(shown.axis, min(xs), last), _upright(shown.metric, means, ends), width=560, height=300)
+    frame = Frame(_logarithmic(shown.axis, min(xs), last), _upright(shown.metric, means, ends))
     parts = [*frame.drawn()]
     if law:
         drawn = np.geomspace(min(xs), last, STEPS)

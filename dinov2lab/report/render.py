@@ -95,7 +95,7 @@ def _view(study: Study, runs: tuple[Run, ...], pool: bool) -> dict[str, Any]:
     against = verdict.guard(study, runs, pool=pool)
     others = [metric for metric in study.metrics if metric != study.decide.metric]
     metrics = [_metric(study, runs, metric, against) for metric in (study.decide.metric, *others)]
-    decided = [arm.judged for arm in metrics[0]["arms"] if arm.judged]
+    decided = _judged(metrics[0])
     gains = references.gains(study, runs, study.decide.metric)
     origins, costs = tables.origins(runs), tables.costs(study, runs)
     return script() | {
@@ -106,6 +106,7 @@ def _view(study: Study, runs: tuple[Run, ...], pool: bool) -> dict[str, Any]:
         "colour": figures.colour,
         "headline": verdict.headline(study, runs, tuple(decided)),
         "mixtures": against.mixed,
+        "mixed": verdict.mixed(study, {each["name"]: _judged(each) for each in metrics}, against),
         "pool": pool,
         "confounds": against.unlike,
         "labelled": tables.labelled(runs),
@@ -157,6 +158,10 @@ def _along(study: Study, runs: tuple[Run, ...], costs: Sequence[tables.Cost]) ->
             (along.PRICES[price][0], axisplots.front(buys, metric, price, place)) for price in along.PRICES if buys
         ],
     }
+
+
+def _judged(table: dict[str, Any]) -> list[verdict.Judged]:
+    return [arm.judged for arm in table["arms"] if arm.judged]
 
 
 def _forest(study: Study, judged: Iterable[verdict.Judged]) -> Markup | None:

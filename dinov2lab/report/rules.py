@@ -5,7 +5,16 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from dinov2lab.report import tuned, words
-from dinov2lab.report.statistics import Difference, blocked_differences, paired_difference, sign_flip_difference
+from dinov2lab.report.statistics import (
+    Difference,
+    Scale,
+    blocked_differences,
+    blocked_scale,
+    paired_difference,
+    paired_scale,
+    seeds_needed,
+    sign_flip_difference,
+)
 from dinov2lab.report.tables import Run, finals
 from dinov2lab.spec.study import Study
 from dinov2lab.store.studies import Changed
@@ -74,6 +83,22 @@ def _blocked(study: Study, values: dict[str, dict[int, float]], others: Sequence
     found = blocked_differences(list(rows.values()), base, study.alpha, study.comparisons) if rows else ()
     table = {name: Compared(each, _by_seed(whole, rows[name], base)) for name, each in zip(rows, found, strict=True)}
     return table | {name: _alone(study, {}, {}) for name in others if name not in present}
+
+
+def needed(study: Study, difference: Difference) -> int | None:
+    """How many seeds a difference as large as this one would take to be found four times in five, at the same spread.
+
+    None where that cannot be said: without a spread, or beyond MOST_SEEDS.
+    """
+    if not difference.sd or not difference.mean:
+        return None
+
+    def scale(n: int) -> Scale:
+        if study.decide.rule == "blocked":
+            return blocked_scale(len(study.arms), n, study.alpha, study.comparisons)
+        return paired_scale(n, study.alpha, study.comparisons)
+
+    return seeds_needed(abs(difference.mean) / difference.sd, difference.n, scale)
 
 
 def _by_seed(seeds: Sequence[int], ours: Sequence[float], theirs: Sequence[float]) -> dict[int, float]:

@@ -12,7 +12,7 @@ alpha, and what is shown is what decides. There are three rules, one of which a 
                (Hartigan 1969); together by Bonferroni. Wants seven seeds or more
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -24,6 +24,7 @@ from scipy import optimize, special, stats
 Claim = Literal["better", "worse", "no worse", "not separable", "none"]
 POWER = 0.8  # at which the smallest resolvable difference is stated
 ROUNDING = 1e-9  # relative spread below which differences count as equal in every seed
+MOST_SEEDS = 1000  # that a study is told it would need
 MOST_FLIPPED = 20  # seeds whose signs are flipped one by one: a million ways
 
 
@@ -50,6 +51,7 @@ class Difference:
     interval: Interval | None  # simultaneous over the comparisons; none with fewer than two seeds, or no spread at all
     resolvable: float | None  # smallest true difference that is found with a probability of POWER; sign_flip knows none
     resolvable_interval: Interval | None  # of `resolvable`, since the spread it rests on is itself an estimate
+    sd: float | None = None  # estimated, of the differences; sign_flip has none
 
     @property
     def exact(self) -> bool:
@@ -131,6 +133,20 @@ def resolvable_effect(n: int, scale: Scale) -> float:
     return float(optimize.brentq(lambda effect: power(effect, n, scale) - POWER, 0, 2 * scale.critical + 10))
 
 
+def seeds_needed(effect: float, more_than: int, scale: Callable[[int], Scale]) -> int | None:
+    """The fewest seeds, more than some, that find `effect` standard deviations of the differences with POWER.
+
+    None where MOST_SEEDS are too few. `scale`: that of so many seeds.
+    """
+    enough, few = MOST_SEEDS, more_than
+    if effect < resolvable_effect(enough, scale(enough)):
+        return None
+    while enough - few > 1:
+        middle = (few + enough) // 2
+        few, enough = (few, middle) if effect >= resolvable_effect(middle, scale(middle)) else (middle, enough)
+    return enough
+
+
 def mean_of(values: Sequence[float], alpha: float) -> Mean:
     if not values or not np.isfinite(values).all():
         return Mean(len(values), None, None)
@@ -200,7 +216,7 @@ def _judged(mean: float, sd: float, n: int, scale: Scale, alpha: float, size: fl
     reach = scale.critical * sd / float(np.sqrt(n))
     effect, deviations = resolvable_effect(n, scale), _sd_interval(sd, scale.df, alpha)
     resolvable = Interval(effect * deviations.low, effect * deviations.high)
-    return Difference(n, mean, Interval(mean - reach, mean + reach), effect * sd, resolvable)
+    return Difference(n, mean, Interval(mean - reach, mean + reach), effect * sd, resolvable, sd)
 
 
 def _size(*values: Sequence[float]) -> float:

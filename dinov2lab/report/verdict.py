@@ -1,12 +1,12 @@
 """From intervals to words: claims are made on the metric that the study decides on, by the rule written beforehand."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dinov2lab.report import words
 from dinov2lab.report.confounds import confounds
-from dinov2lab.report.rules import Compared, compared
-from dinov2lab.report.statistics import Claim, Difference, Mean, mean_of, separates
+from dinov2lab.report.rules import Compared, compared, needed
+from dinov2lab.report.statistics import MOST_SEEDS, Claim, Difference, Mean, mean_of, separates
 from dinov2lab.report.tables import Run, by_arm, finals, labelled, mixtures
 from dinov2lab.spec.study import Study
 
@@ -139,7 +139,15 @@ def _claimed(study: Study, metric: str, claim: Claim, difference: Difference) ->
     measured = f"{words.signed_points(metric, difference.mean)}{reach}"
     if claim == "no worse":
         return f"no worse than {study.baseline} by {words.points(metric, study.decide.margin)}: {measured}, {seeds}"
-    return f"not separable: {measured}; {_resolved(metric, seeds, (difference,))}"
+    return f"not separable: {measured}; {_resolved(metric, seeds, (difference,))}{_wanted(study, difference)}"
+
+
+def _wanted(study: Study, difference: Difference) -> str:
+    """What a claim would take, were the difference as large as it looks."""
+    if difference.sd is None or not difference.mean:
+        return ""
+    seeds = needed(study, difference)
+    return f"; to find one as large as this would take {words.count(seeds) if seeds else f'over {MOST_SEEDS}'} seeds"
 
 
 def _resolved(metric: str, seeds: str, differences: Sequence[Difference]) -> str:
@@ -202,6 +210,23 @@ def headline(study: Study, runs: tuple[Run, ...], judged: tuple[Judged, ...]) ->
         groups.setdefault(_said(study, each, judged), []).append(each.row.arm)
     sentences = [f"{words.listed(arms)}{said}." for said, arms in groups.items()]
     return (f"On {words.title(metric)}, {sentences[0]}", *sentences[1:])
+
+
+def mixed(study: Study, judged: Mapping[str, Sequence[Judged]], against: Guard) -> tuple[str, ...]:
+    """A sentence on each arm that is better by one measure of quality and worse by another, each by its own interval."""
+    if against.mixed and not against.pool:
+        return ()
+    found: dict[str, dict[Claim, list[str]]] = {}
+    for metric, rows in judged.items():
+        for each in rows if not metric.startswith(NOT_QUALITY) else ():
+            claim = separates(each.difference, higher_is_better=words.higher_is_better(metric))
+            found.setdefault(each.row.arm, {}).setdefault(claim, []).append(words.title(metric))
+    return tuple(
+        f"Mixed: {arm} is better than {study.baseline} on {words.listed(by['better'])}, "
+        f"and worse on {words.listed(by['worse'])}"
+        for arm, by in found.items()
+        if "better" in by and "worse" in by
+    )
 
 
 def _said(study: Study, each: Judged, judged: tuple[Judged, ...]) -> str:

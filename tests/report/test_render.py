@@ -237,6 +237,20 @@ def test_a_result_that_is_no_number_is_shown_and_claims_nothing(fabricate, out):
     assert "no number" in verdict(out)["retrieved"]["words"]
 
 
+def test_an_arm_that_is_better_by_one_measure_and_worse_by_another_is_called_mixed_on_the_first_screen(fabricate, out):
+    made = fabricate()
+    for cell in made.cells:
+        if cell.arm == "retrieved":
+            finals = draw(cell, labels=True)[1]
+            write_run(made.workspace, cell, metrics=finals | {"test/linear": finals["test/linear"] - 0.3})
+    write_report(made.study, made.workspace, out)
+    words = "Mixed: retrieved is better than uncurated on test kNN, and worse on test linear probe."
+    assert words in shown(out)
+    assert shown(out).index(words) < shown(out).index("Decides: test kNN")
+    assert words in (out / "report.md").read_text()
+    assert "Mixed: deduplicated" not in shown(out)
+
+
 HOSTILE = "<script>alert(1)</script> | [x](javascript:y) \"'`"
 
 

@@ -16,9 +16,13 @@ from dinov2lab.report.statistics import (
     blocked_scale,
     dunnett_quantile,
     paired_difference,
+    paired_scale,
+    power,
     resolvable_effect,
+    seeds_needed,
     separates,
     sign_flip_difference,
+    t_interval,
 )
 from dinov2lab.spec.study import Decide, Study
 
@@ -26,12 +30,12 @@ STUDIES = 10_000
 MONTE_CARLO = 3.3 * np.sqrt(0.05 * 0.95 / STUDIES)  # three standard errors and a bit: 4.3 to 5.7 per cent
 
 
-def claims(scores: np.ndarray) -> np.ndarray:
+def claims(scores: np.ndarray, alpha: float = 0.05) -> np.ndarray:
     """(studies, arms - 1) whether each arm is told from the first one by the rule `blocked`; scores (studies, arms, n)."""
     arms, n = scores.shape[1:]
     mean = scores.mean(axis=(1, 2), keepdims=True)
     residuals = scores - scores.mean(axis=2, keepdims=True) - scores.mean(axis=1, keepdims=True) + mean
-    scale = blocked_scale(arms, n, 0.05, arms - 1)
+    scale = blocked_scale(arms, n, alpha, arms - 1)
     sd = np.sqrt(2 * (residuals**2).sum(axis=(1, 2)) / scale.df)
     differences = (scores[:, 1:] - scores[:, :1]).mean(axis=2)
     return np.abs(differences) > scale.critical * sd[:, None] / np.sqrt(n)
@@ -75,6 +79,42 @@ def test_a_planted_effect_of_the_resolvable_size_is_found_four_times_in_five(arm
     scores = np.random.default_rng(n).normal(size=(STUDIES, arms, n))
     scores[:, 1] += effect
     assert claims(scores)[:, 0].mean() == pytest.approx(0.8, abs=0.02)
+
+
+@pytest.mark.parametrize(("arms", "n"), [(2, 4), (4, 3), (4, 6)])
+@pytest.mark.parametrize("effect", [0.7, 1.5, 3.0])
+def test_any_planted_effect_is_found_as_often_as_predicted(arms, n, effect):
+    scores = np.random.default_rng(n).normal(size=(STUDIES, arms, n))
+    scores[:, 1] += effect
+    predicted = power(effect / np.sqrt(2), n, blocked_scale(arms, n, 0.05, arms - 1))
+    assert claims(scores)[:, 0].mean() == pytest.approx(predicted, abs=0.02)
+    differences = scores[:, 1] - scores[:, 0]
+    low, high = t_interval(differences, 0.05, arms - 1)
+    predicted = power(effect / np.sqrt(2), n, paired_scale(n, 0.05, arms - 1))
+    assert ((low > 0) | (high < 0)).mean() == pytest.approx(predicted, abs=0.02)
+
+
+def test_two_looks_at_equal_arms_claim_no_more_than_one_would():
+    """After three seeds, and again after three more, each at half of alpha."""
+    scores = np.random.default_rng(5).normal(size=(STUDIES, 4, 6))
+    looks = [claims(scores[:, :, :3], 0.025).any(axis=1), claims(scores, 0.025).any(axis=1)]
+    rate = (looks[0] | looks[1]).mean()
+    assert 0.03 < rate <= 0.05 + MONTE_CARLO
+    unpaid = claims(scores[:, :, :3]).any(axis=1) | claims(scores).any(axis=1)
+    assert unpaid.mean() > 0.06, "looking twice for the price of one is what this guards against"
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.floats(0.3, 4.0), st.integers(2, 8), st.integers(1, 3))
+def test_the_seeds_that_a_claim_needs_are_the_first_that_find_it(effect, n, comparisons):
+    def scale(seeds):
+        return paired_scale(seeds, 0.05, comparisons)
+
+    found = seeds_needed(effect, n, scale)
+    assert found > n
+    assert power(effect, found, scale(found)) >= 0.8 - 1e-9
+    assert found == n + 1 or power(effect, found - 1, scale(found - 1)) < 0.8
+    assert seeds_needed(0.01, n, scale) is None
 
 
 @settings(deadline=None)
