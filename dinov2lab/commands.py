@@ -1,6 +1,5 @@
 """What the commands do. Imported by the command that is called; torch and its like only where they are needed."""
 
-import json
 import math
 import os
 import time
@@ -24,6 +23,7 @@ from dinov2lab.spec.search import SearchSpec
 from dinov2lab.spec.study import Cell, Study, expand
 from dinov2lab.store import atomic, studies
 from dinov2lab.store.folders import Workspace
+from dinov2lab.store.reading import read_json
 from dinov2lab.store.result import RunFolder, RunResult
 from dinov2lab.store.state import Standing
 from dinov2lab.store.trials import read_trials
@@ -187,7 +187,7 @@ def planned(cells: Sequence[Cell], workspace: Workspace) -> list[dict[str, Any]]
 
 def verdict_of(report: Path) -> list[dict[str, Any]]:
     """The rows of verdict.json in the folder of a study's report."""
-    rows: list[dict[str, Any]] = json.loads((report / "verdict.json").read_bytes())
+    rows: list[dict[str, Any]] = read_json(report / "verdict.json")
     return rows
 
 

@@ -1,6 +1,5 @@
 """The model card of an exported backbone: what it is, how it was trained, what it scored, and where it comes from."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ def card(folder: RunFolder, kind: str, difference: float) -> str:
     """Markdown, from the run's spec.json, provenance.json and result.json; `difference` is what loading it again gave."""
     spec, result = folder.read_spec(), folder.outcome()
     assert result is not None  # only finished runs are exported
-    provenance = json.loads(folder.provenance.read_bytes())
+    provenance = folder.read_provenance()
     sections = {
         "Use": _use(spec, kind, difference),
         "Training": _training(spec, result, provenance, folder.path.parent.parent),

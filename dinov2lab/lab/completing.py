@@ -1,6 +1,5 @@
 """Measuring later what a run has skipped as its images were not there, as its own end would have, beside its result."""
 
-import json
 import time
 
 from dinov2lab.evaluation.protocol import HEALTH_IMAGES
@@ -26,7 +25,7 @@ def complete(folder: RunFolder, places: Places, resources: Resources) -> Complet
     sources, measured, missing = opened(spec, places.roots)
     if not finished(folder).skipped.keys() - missing.keys():
         return None
-    manifest = ManifestFolder(places.workspace.path / json.loads(folder.provenance.read_bytes())["manifest_folder"])
+    manifest = ManifestFolder(places.workspace.path / folder.read_provenance()["manifest_folder"])
     train, px = chosen_pictures(sources[spec.data.train], manifest, places.workspace), spec.views.global_px
     unlabelled = train.some(range(min(len(train), HEALTH_IMAGES)))
     data, device = evaluation_data(measured.evaluation, px, sources, unlabelled, places), device_of(resources)

@@ -15,7 +15,7 @@ def settle(resources: Resources, spec: RunSpec, folder: RunFolder) -> Resources:
     Tells torch so.
     """
     if folder.checkpoint.exists() and folder.provenance.exists():
-        begun = Resources.model_validate_json(json.dumps(json.loads(folder.provenance.read_bytes())["resources"]))
+        begun = Resources.model_validate_json(json.dumps(folder.read_provenance()["resources"]))
         if begun.processes == resources.processes and (begun.device == "cpu" or torch.cuda.is_available()):
             resources = begun
     device = resources.device

@@ -39,7 +39,7 @@ def observe(folder: RunFolder) -> Observed | None:
     outcome = folder.outcome()
     if outcome is None and not alive and not folder.provenance.exists():
         return None
-    provenance = json.loads(folder.provenance.read_bytes()) if folder.provenance.exists() else {}
+    provenance = folder.read_provenance()
     if outcome and (outcome.status == "finished" or not alive):
         state: State = outcome.status
     else:

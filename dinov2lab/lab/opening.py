@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dinov2lab.data.source import Missing, Roots, open_source
+from dinov2lab.lab.workers import cause
 from dinov2lab.spec.study import Cell
 
 MISTAKE = 2  # exit code
@@ -30,7 +31,7 @@ def check(cells: Iterable[Cell], roots: Roots) -> list[str]:
     if answer.returncode == MISTAKE:
         raise ValueError(answer.stdout.strip())
     if answer.returncode != 0:
-        raise ValueError(f"the sources cannot be opened: {answer.stderr.strip() or answer.returncode}")
+        raise ValueError(f"the sources cannot be opened: {answer.stderr.strip() or cause(answer.returncode)}")
     return [f"not evaluated: {line}" for line in answer.stdout.splitlines()]
 
 

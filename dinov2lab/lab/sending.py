@@ -57,9 +57,7 @@ def cursor_of(target: Target, run: "Run") -> Path:
 
 def send_rows(target: Target, folder: RunFolder, run: "Run", began: int | None) -> None:
     cursor = cursor_of(target, run)
-    known = json.loads(cursor.read_bytes()) if cursor.exists() else None
-    if known and known["began"] != began:
-        known = None
+    known = _known(cursor, began)
     rows, offset = folder.rows_after(known["offset"] if known else 0)
     values = list(_values(rows))
     if known is None:
@@ -71,6 +69,15 @@ def send_rows(target: Target, folder: RunFolder, run: "Run", began: int | None) 
         target.client.log_batch(run.info.run_id, metrics=batch)
     if began is not None and (known is None or rows):
         atomic.write_json(cursor, {"began": began, "offset": offset})
+
+
+def _known(cursor: Path, began: int | None) -> dict[str, Any] | None:
+    """Where the last sync of this very execution stopped; None, and MLflow is asked, where that is not known for sure."""
+    try:
+        known: dict[str, Any] = json.loads(cursor.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return known if known["began"] == began else None
 
 
 def _values(rows: list[dict[str, Any]]) -> "Iterator[Metric]":

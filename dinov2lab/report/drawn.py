@@ -59,8 +59,7 @@ def _sources(study: Study, workspace: Workspace, runs: list[list[str]]) -> Itera
 
 def _manifest(folder: RunFolder) -> str:
     """A run that has not begun has none; when it has, its provenance.json has changed."""
-    record = json.loads(folder.provenance.read_bytes()) if folder.provenance.exists() else {}
-    return record.get("manifest_folder") or ""
+    return folder.read_provenance().get("manifest_folder") or ""
 
 
 def _files(folder: Path) -> Iterable[Path]:

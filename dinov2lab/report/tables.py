@@ -109,7 +109,7 @@ def read_runs(study: Study, workspace: Workspace) -> tuple[Run, ...]:
 
 def _read(workspace: Workspace, most: int, arm: str, seed: int, run: str, spec: RunSpec) -> Run:
     folder = workspace.run(run)
-    provenance = json.loads(folder.provenance.read_bytes()) if folder.provenance.exists() else {}
+    provenance = folder.read_provenance()
     manifest = provenance.get("manifest_folder")
     return Run(
         arm,

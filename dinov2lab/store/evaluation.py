@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import Field
 
-from dinov2lab.store import atomic
+from dinov2lab.store import atomic, reading
 from dinov2lab.store.result import Record
 
 
@@ -26,7 +26,7 @@ class Evaluation(Record):
 
 
 def read(file: Path) -> Evaluation | None:
-    return Evaluation.model_validate_json(file.read_bytes()) if file.exists() else None
+    return reading.read(file, Evaluation.model_validate_json) if file.exists() else None
 
 
 def write(evaluation: Evaluation, file: Path) -> None:

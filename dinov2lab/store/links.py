@@ -14,5 +14,8 @@ def keep(study: str, addresses: dict[str, str], workspace: Workspace) -> None:
 
 def links(study: str, workspace: Workspace) -> dict[str, str]:
     file = workspace.links(study)
-    found: dict[str, str] = json.loads(file.read_bytes()) if file.is_file() else {}
+    try:
+        found: dict[str, str] = json.loads(file.read_bytes())
+    except (FileNotFoundError, ValueError):  # damaged: the next mirror writes it anew
+        return {}
     return {run: address for run, address in found.items() if address.startswith(("http://", "https://"))}

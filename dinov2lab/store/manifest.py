@@ -15,7 +15,6 @@ A witness is the image that decided: a path of the same source or, for leaks and
 records from the source as it was read down to this one.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from dinov2lab.spec.identity import content_id
+from dinov2lab.store.reading import FOLDER, read, read_json
 from dinov2lab.store.result import Record
 
 
@@ -50,13 +50,13 @@ class ManifestFolder:
         self.funnel_file = path / "funnel.json"
 
     def read(self) -> Manifest | None:
-        return Manifest.model_validate_json(self.record.read_bytes()) if self.record.exists() else None
+        return read(self.record, Manifest.model_validate_json, FOLDER) if self.record.exists() else None
 
     def funnel(self) -> list[Manifest]:
         """The records from the source as it was read down to this one."""
-        return [Manifest.model_validate(record) for record in json.loads(self.funnel_file.read_bytes())]
+        return [Manifest.model_validate(record) for record in read_json(self.funnel_file, FOLDER)]
 
     def table(self, name: str) -> pa.Table | None:
         """kept, ledger, dropped, pairs or leaks; None where no stage up to this one writes it."""
         file = self.path / f"{name}.parquet"
-        return pq.read_table(file) if file.exists() else None
+        return read(file, lambda _: pq.read_table(file), FOLDER) if file.exists() else None

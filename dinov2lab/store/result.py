@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from dinov2lab.spec.run import RunSpec
 from dinov2lab.store import atomic
+from dinov2lab.store.reading import FOLDER, damaged, read, read_json
 
 
 class Record(BaseModel):
@@ -82,19 +83,26 @@ class RunFolder:
         """The result, with what was measured later of what it had skipped; else the failure, else None."""
         for file in (self.result, self.failure):
             if file.exists():
-                found = RunResult.model_validate_json(file.read_bytes())
+                found = read(
+                    file, RunResult.model_validate_json, "delete it, and the next `dinov2lab run` ends the run anew"
+                )
                 return self._completed(found) if found.skipped else found
         return None
 
     def _completed(self, found: RunResult) -> RunResult:
         if not self.completion.exists():
             return found
-        later = Completion.model_validate_json(self.completion.read_bytes())
+        later = read(self.completion, Completion.model_validate_json)
         added = {"metrics": found.metrics | later.metrics, "sources": later.sources | found.sources}
         return found.model_copy(update=added | {"skipped": later.skipped, "completed_by": later.code})
 
+    def read_provenance(self) -> dict[str, Any]:
+        """What provenance.json says; nothing before the run has begun."""
+        found: dict[str, Any] = read_json(self.provenance, FOLDER) if self.provenance.exists() else {}
+        return found
+
     def read_spec(self) -> RunSpec:
-        return RunSpec.model_validate_json(self.spec.read_bytes())
+        return read(self.spec, RunSpec.model_validate_json, FOLDER)
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl: {"step": int, "images": int, "time": ms since the epoch, name: float, ...}.
@@ -110,7 +118,10 @@ class RunFolder:
         with self.metrics.open("rb") as file:
             file.seek(offset)
             whole, newline, _ = file.read().rpartition(b"\n")
-        return [json.loads(line) for line in whole.splitlines()], offset + len(whole) + len(newline)
+        try:
+            return [json.loads(line) for line in whole.splitlines()], offset + len(whole) + len(newline)
+        except ValueError as error:
+            raise damaged(self.metrics, error, FOLDER) from error
 
     def lines(self) -> list[bytes]:
         """The rows of metrics.jsonl as they stand there, for a reader who wants few of many."""
