@@ -5,12 +5,14 @@ standard input and answers each with one line: `done`, `behind` and what MLflow 
 It leaves when the input ends.
 """
 
+import os
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -96,8 +98,9 @@ def main() -> None:
     study = stored(name, workspace)
     assert study is not None, "a launch records its study first"
     for line in sys.stdin:
-        sys.stdout.write(_published(study, workspace, Path(reports), report=line.strip() == "report") + "\n")
-        sys.stdout.flush()
+        answer = _published(study, workspace, Path(reports), report=line.strip() == "report")
+        with suppress(BrokenPipeError):  # the launcher is gone, and the input will end
+            os.write(sys.stdout.fileno(), f"{answer}\n".encode())
 
 
 def write(study: Study, workspace: Workspace, report: Path, *, pool: bool = False, refresh: int | None = None) -> bool:

@@ -50,7 +50,8 @@ def _run(
         return
 
     def begun(run: str) -> None:
-        print(f"begin {run}", flush=True)
+        with suppress(BrokenPipeError):  # the launcher is gone, and the run will be asked to stop
+            os.write(sys.stdout.fileno(), f"begin {run}\n".encode())
         log = os.open(workspace.run(run).log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(log, sys.stderr.fileno())
         os.close(log)
