@@ -6,6 +6,12 @@ from dinov2lab.report import recipe, words
 from dinov2lab.spec.search import Budget
 from dinov2lab.spec.study import Study
 
+CAVEAT = (
+    "Each arm stands at the point that its one search found: how lucky that search was is part of the difference, and the "
+    "interval, which is about other seeds, does not hold it"
+)
+APART = ("tpe", "gp")  # samplers that learn, and so try other points in each arm
+
 
 class Row(NamedTuple):
     """An arm and what came of its search."""
@@ -24,8 +30,11 @@ def tuning(study: Study) -> dict[str, Any] | None:
     """What both templates show; None of a study that tunes nothing."""
     if study.tune is None or not study.tune.found:
         return None
+    sampler = study.tune.per_arm.sampler.kind
+    differing = f"; {sampler} tries other points in each arm, which adds to it" if sampler in APART else ""
     metric, space = next(iter(study.tune.per_arm.metrics)), study.tune.per_arm.space
     return {
+        "caveat": CAVEAT + differing,
         "budget": allowed(study.tune.budget),
         "search": study.tune.per_arm.name,
         "metric": words.title(metric) + (", %" if words.is_accuracy(metric) else ""),
