@@ -129,7 +129,7 @@ class Desk:
         """The trial to work on next; None where nothing is left, or the budget is spent."""
         for found in self._in_state(TrialState.RUNNING):
             if found.number not in self._tasks and not atomic.held(self._claim(found.number)):
-                self._study.sampler = sampler(self._search, found.number)
+                self._study.sampler = self._sampler(found.number)
                 return optuna.Trial(self._study, found._trial_id)
         waiting, trials = self._in_state(TrialState.WAITING), self._records()
         if not within_budget(self._search, trials.values(), self._workspace):
@@ -141,8 +141,13 @@ class Desk:
                 return None
         waiting = self._in_state(TrialState.WAITING)
         number = waiting[0].number if waiting else len(self._study.get_trials(deepcopy=False))
-        self._study.sampler = sampler(self._search, number)
+        self._study.sampler = self._sampler(number)
         return self._study.ask()
+
+    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        """By how many points came before: promotions, which fall otherwise in searches of other arms, do not shift it."""
+        before = self._study.get_trials(deepcopy=False)[:number]
+        return sampler(self._search, sum("parent" not in each.user_attrs for each in before))
 
     def _promote(self, stopped: Trial) -> None:
         params = {key: encoded(value) for key, value in stopped.point.items()}

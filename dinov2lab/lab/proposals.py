@@ -1,7 +1,7 @@
 """Optuna in the search's terms: its storage, its samplers, and a trial's point.
 
-Each trial is sampled by a sampler of its own, whose seed is a function of the search's seed and the trial's number: a search
-that was killed draws what it would have drawn.
+Each trial is sampled by a sampler of its own, whose seed is a function of the search's seed and of how many points came
+before it: a search that was killed draws what it would have drawn.
 """
 
 import hashlib
@@ -162,10 +162,10 @@ def _line(error: Exception, url: str | None) -> str:
     return line.replace(url, public(url)) if url else line
 
 
-def sampler(search: SearchSpec, number: int) -> optuna.samplers.BaseSampler:
-    """The sampler of one trial."""
+def sampler(search: SearchSpec, before: int) -> optuna.samplers.BaseSampler:
+    """The sampler of one trial, before which so many points were asked for."""
     options, space = search.sampler, search.space
-    seed = int.from_bytes(hashlib.sha256(f"{options.seed}/{number}".encode()).digest()[:4])
+    seed = int.from_bytes(hashlib.sha256(f"{options.seed}/{before}".encode()).digest()[:4])
     match options.kind:
         case "random":
             return optuna.samplers.RandomSampler(seed=seed)
