@@ -5,6 +5,8 @@
     parquet:PATH      one file or a glob; columns path, image (bytes), and optionally label (integers or text), mask (bytes of
                       a grey image: a class in each pixel, 255 for none), depth (bytes of a grey image of 8 or 16 bits, white
                       for a depth of 1 and 0 for an unknown one) and copy_of (a path of another source, or null)
+    torchvision:NAME  a labelled data set of torchvision's, from files that are there (data/named.py)
+    revisited:PATH    the gallery and the queries of revisited Oxford or Paris (data/revisited.py)
 
 Relative paths are resolved against the data root, which is not part of a run's identity.
 """
@@ -28,7 +30,7 @@ from dinov2lab.data.parquet import ParquetSource
 __all__ = ["FolderSource", "Missing", "ParquetSource", "Roots", "Source", "Unreadable", "decode", "labels_as"]
 __all__ += ["open_source"]
 
-SCHEMES = ("toyweb", "folder", "parquet")
+SCHEMES = ("toyweb", "folder", "parquet", "torchvision", "revisited")
 SIDECARS = {".txt", ".json", ".csv", ".md", ".xml", ".parquet"}  # of all else, the bytes say whether it is an image
 MAX_BYTES = 2**30  # of one file: an archive or a film among the images is not read whole
 
@@ -71,7 +73,9 @@ def open_source(uri: str, roots: Roots) -> Source:
     if not colon or not rest or scheme not in SCHEMES:
         near = get_close_matches(scheme.lower(), SCHEMES, 1)
         hint = f"; did you mean {near[0]}:{rest or '...'}?" if near else ""
-        raise ValueError(f"source {uri!r}: it must be toyweb:PART, folder:PATH or parquet:PATH{hint}")
+        raise ValueError(
+            f"source {uri!r}: it must be toyweb:PART, folder:PATH, parquet:PATH, torchvision:NAME or revisited:PATH{hint}"
+        )
     match scheme:
         case "toyweb":
             from dinov2lab.data.toyweb import materialise
@@ -79,6 +83,14 @@ def open_source(uri: str, roots: Roots) -> Source:
             return ToywebSource(uri, (materialise(rest, roots.cache),))
         case "folder":
             return FolderSource(uri, _existing(uri, rest, roots))
+        case "torchvision":
+            from dinov2lab.data.named import NamedSource
+
+            return NamedSource(uri, roots.data)
+        case "revisited":
+            from dinov2lab.data.revisited import RevisitedSource
+
+            return RevisitedSource(uri, roots.data / rest)
         case _:
             return ParquetSource(uri, _parquet_files(uri, rest, roots))
 

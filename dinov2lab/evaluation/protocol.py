@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dinov2lab.data.loader import Pictures, as_tensor, centred
+from dinov2lab.data.revisited import Truth
 from dinov2lab.draws import Key, permutation
 from dinov2lab.evaluation.copies import copies_found
 from dinov2lab.evaluation.health import alignment, feature_std, rankme, uniformity
@@ -21,6 +22,7 @@ from dinov2lab.evaluation.knn import few_shot_accuracies, knn_accuracies
 from dinov2lab.evaluation.linear import Kind, linear_accuracies
 from dinov2lab.evaluation.logistic import logistic_accuracies
 from dinov2lab.evaluation.retrieval import mean_average_precision
+from dinov2lab.evaluation.revisited import revisited_maps
 from dinov2lab.spec.evaluation import EvaluationSpec
 
 Embedding = Callable[[Pictures], Tensor]  # features of all pictures, a row each
@@ -52,6 +54,12 @@ class Copied(NamedTuple):
     originals: Tensor  # (rows,) for each query the place of its original in the gallery, -1 for none
 
 
+class Revisited(NamedTuple):
+    gallery: Pictures
+    queries: Pictures
+    truths: tuple[Truth, ...]
+
+
 class Named(NamedTuple):
     name: str
     images: Labelled
@@ -66,6 +74,7 @@ class EvaluationData(NamedTuple):
     memory_deep: Deep | None = None
     test_deep: Deep | None = None
     copied: Copied | None = None
+    revisited: Revisited | None = None
     shifted: tuple[Named, ...] = ()
 
 
@@ -175,6 +184,15 @@ def copies(embed: Embedding, data: EvaluationData) -> dict[str, float]:
     gallery, queries, originals = data.copied
     found = copies_found(embed(gallery), embed(queries), originals)
     return {"test/copies": found.micro_ap, "test/copies_recall": found.recall}
+
+
+def revisited(embed: Embedding, data: EvaluationData) -> dict[str, float]:
+    """Nothing is chosen for it, so that it has no val."""
+    if data.revisited is None:
+        return {}
+    gallery, queries, truths = data.revisited
+    found = revisited_maps(embed(gallery), embed(queries), truths)
+    return {f"test/revisited_{setup}": value for setup, value in found.items()}
 
 
 def kinds(spec: EvaluationSpec) -> list[Kind]:

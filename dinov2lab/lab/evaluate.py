@@ -7,6 +7,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from dinov2lab.data.loader import Pictures, as_tensor, centred, evaluation_batches
+from dinov2lab.data.revisited import RevisitedSource
 from dinov2lab.data.source import ParquetSource, Source, open_source
 from dinov2lab.evaluation import pictures as drawing
 from dinov2lab.evaluation.protocol import Eyes
@@ -23,8 +24,17 @@ from dinov2lab.store import atomic, evaluation
 from dinov2lab.store.evaluation import Evaluation
 
 OF_LABELS = ("knn", "few_shot", "linear", "linear_grid", "logistic", "retrieval")
-METRICS = ("health", *OF_LABELS, "segmentation", "depth", "copies", "pictures")
-UNASKED = ("health", "knn", "linear", "retrieval", "segmentation", "depth", "copies")  # as far as the images allow
+METRICS = ("health", *OF_LABELS, "segmentation", "depth", "copies", "revisited", "pictures")
+UNASKED = (
+    "health",
+    "knn",
+    "linear",
+    "retrieval",
+    "segmentation",
+    "depth",
+    "copies",
+    "revisited",
+)  # as far as the images allow
 SHOTS = (1, 5, 10)
 SHOWN = 8  # images of a sheet
 
@@ -116,6 +126,7 @@ def _plan(subject: Subject, asked: Asked, uri: str, sources: dict[str, Source]) 
         "segmentation": (base.segmentation or Segmentation()) if "segmentation" in metrics else None,
         "depth": depth if "depth" in metrics else None,
         "copies": uri if "copies" in metrics else None,
+        "revisited": uri if "revisited" in metrics else None,
         "shifted": (),
         "looks": None,
     }
@@ -134,6 +145,8 @@ def _lacking(subject: Subject, memory: Source, test: Source) -> dict[str, str]:
         lacks["depth"] = "no depths"
     if not (pair[1] and pair[1].paired):
         lacks["copies"] = "no copies"
+    if not isinstance(test, RevisitedSource):
+        lacks["revisited"] = "no ground truth of revisited Oxford or Paris"
     if not subject.tokens:
         tokens = f"{subject.name} has no patch tokens"
         lacks |= dict.fromkeys(("linear_grid", "segmentation", "depth", "pictures"), tokens)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dinov2lab.curation import pipeline
 from dinov2lab.data.loader import Pictures, centred
+from dinov2lab.data.revisited import GALLERY, QUERY, RevisitedSource
 from dinov2lab.data.source import Missing, ParquetSource, Roots, Source, Unreadable, labels_as, open_source
 from dinov2lab.draws import Key, permutation
 from dinov2lab.evaluation import protocol
@@ -67,6 +68,8 @@ def evaluation_data(
     data = protocol.EvaluationData(None, None, unlabelled)
     if spec.depth is not None:
         data = data._replace(memory_deep=whole.deep(spec.depth.memory), test_deep=whole.deep(spec.depth.test))
+    if spec.revisited is not None:
+        data = data._replace(revisited=whole.revisited(spec.revisited))
     if spec.memory is None:
         return data
     if spec.copies is not None:
@@ -136,6 +139,18 @@ class Whole(NamedTuple):
             raise ValueError(f"evaluation.copies: {uri} names {strange[0]!r}, which is no image of {memory}")
         found = [-1 if name is None else place[name] for name in named]
         return protocol.Copied(gallery, queries, torch.tensor(found))
+
+    def revisited(self, uri: str) -> protocol.Revisited:
+        """Whole: an image that cannot be read would make another task of it."""
+        source = self.sources[uri]
+        if not isinstance(source, RevisitedSource):
+            raise ValueError(f"evaluation.revisited: {uri} has no ground truth; it must be revisited:PATH")
+        pictures = self.pictures(uri)
+        place = {pictures.name(index): index for index in range(len(pictures))}
+        if lost := [path for path in source.paths if path not in place]:
+            raise ValueError(f"{uri}: {len(lost)} of its images cannot be read, such as {lost[0]}")
+        both = [[place[path] for path in source.paths if path.startswith(side)] for side in (GALLERY, QUERY)]
+        return protocol.Revisited(pictures.some(both[0]), pictures.some(both[1]), source.truth)
 
     def _some(self, uri: str, count: int) -> Pictures:
         """In a random order that is the same for every run."""

@@ -43,7 +43,8 @@ def best_looks(rows: Sequence[dict[str, Any]], spec: EvaluationSpec) -> dict[str
 def finals(see: protocol.Eyes, data: protocol.EvaluationData, spec: EvaluationSpec) -> dict[str, float]:
     """Everything that is measured of a network in the end."""
     values = protocol.final(see.image, data, spec, see.blocks)
-    return values | protocol.copies(see.image, data) | dense.final(see.patches, data, spec)
+    values |= protocol.copies(see.image, data) | protocol.revisited(see.image, data)
+    return values | dense.final(see.patches, data, spec)
 
 
 def references(

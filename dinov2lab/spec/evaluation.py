@@ -90,11 +90,12 @@ class EvaluationSpec(Section):
     depth: Depth | None = later(absent=None)
     copies: str | None = later(absent=None)  # images, some of them copies of the memory's (a Parquet column `copy_of`)
     shifted: tuple[Shift, ...] = later(absent=())  # robustness
+    revisited: str | None = later(absent=None)  # instance retrieval on revisited Oxford or Paris: revisited:PATH
     looks: Looks | None = later(absent=None)
 
     def named(self) -> dict[str, str]:
         """The URIs of what is evaluated on, by the field that names them."""
-        found = {"memory": self.memory, "test": self.test, "copies": self.copies}
+        found = {"memory": self.memory, "test": self.test, "copies": self.copies, "revisited": self.revisited}
         found |= {"depth.memory": self.depth.memory, "depth.test": self.depth.test} if self.depth else {}
         found |= {f"shifted.{shift.name}": shift.source for shift in self.shifted}
         return {f"evaluation.{name}": uri for name, uri in found.items() if uri is not None}
@@ -108,7 +109,7 @@ class EvaluationSpec(Section):
         depth = self.depth if self.depth and self.depth.memory not in gone else None
         if depth and depth.test in gone:
             depth = depth.model_copy(update={"test": None})
-        update = {name: None for name in ("memory", "test", "copies") if getattr(self, name) in gone}
+        update = {name: None for name in ("memory", "test", "copies", "revisited") if getattr(self, name) in gone}
         shifted = tuple(shift for shift in self.shifted if shift.source not in gone)
         return self.model_copy(update=update | {"depth": depth, "shifted": shifted})
 

@@ -14,6 +14,7 @@ from dinov2lab.cli import main
 from dinov2lab.data.loader import Pictures
 from dinov2lab.data.parquet import ParquetSource
 from dinov2lab.data.source import Roots, open_source
+from dinov2lab.evaluation.revisited import revisited_maps
 from dinov2lab.export.formats import export
 from dinov2lab.lab.evaluate import Asked, evaluate
 from dinov2lab.lab.exam import Places, evaluation_data
@@ -144,6 +145,28 @@ def test_a_set_of_other_classes_is_skipped_and_the_rest_goes_on(spec: RunSpec, p
     found = evaluate(of_run(finished(spec, places.workspace)), Asked(MEMORY, ("folder:pets", TEST), ("knn",)), places)
     assert "class 'cat' is none of" in found.skipped["folder:pets"]
     assert found.values.keys() == {TEST}
+
+
+def test_instances_are_looked_for_by_the_revisited_protocol_and_in_any_gallery(spec: RunSpec, places: Places) -> None:
+    source, root = open_source(TEST, places.roots), places.roots.data
+    names = ["z", "b", "q1", "m", "a", "q2"]  # read in another order than they are named in
+    record = {"imlist": names[:2] + names[3:5], "qimlist": ["q1", "q2"]}
+    record |= {"gnd": [{"easy": [1], "hard": [2], "junk": [0], "bbx": None}, {"easy": [], "hard": [0, 3], "junk": []}]}
+    (root / "r/jpg").mkdir(parents=True)
+    (root / "r/gnd.json").write_text(json.dumps(record))
+    for row, name in enumerate(names):
+        (root / f"r/jpg/{name}.jpg").write_bytes(source.read(row))
+        for side, own in (("gallery", row % 2), ("query", row % 2)):
+            (root / f"{side}/instance{own}").mkdir(parents=True, exist_ok=True)
+            (root / f"{side}/instance{own}/{name}.png").write_bytes(source.read(row))
+    subject = of_run(finished(spec, places.workspace))
+    values = evaluate(subject, Asked(MEMORY, ("revisited:r",), ()), places).values["revisited:r"]
+    seen = eyes(backbone(spec), 32).image(Pictures(source, range(6)))
+    truths = open_source("revisited:r", places.roots).truth  # type: ignore[attr-defined]
+    wanted = revisited_maps(seen[[0, 1, 3, 4]], seen[[2, 5]], truths)
+    assert {name: values[f"test/revisited_{name}"] for name in ("easy", "medium", "hard")} == pytest.approx(wanted)
+    found = evaluate(subject, Asked("folder:gallery", ("folder:query",), ("retrieval",)), places)
+    assert 0.5 < found.values["folder:query"]["test/retrieval"] <= 1, "each image is in the gallery too"
 
 
 # The cache
