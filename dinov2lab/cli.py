@@ -275,15 +275,23 @@ def evaluate(
     workspace: options.Place = LAB,
     data_root: options.DataRoot = HERE,
     device: options.Device = "auto",
+    launcher: options.Launcher = "local",
+    profiles: options.Profiles = None,
+    slurm: options.SlurmSets = None,
+    dry_run: options.DryRun = False,
     as_json: options.Json = False,
 ) -> None:
     """Measure a network's frozen features on images, beside what its run has measured. Done twice, it is read."""
-    from dinov2lab import evaluating
+    from dinov2lab import commands, evaluating
     from dinov2lab.data.source import Roots
     from dinov2lab.store.folders import Workspace
 
     place = Workspace(workspace)
     roots, wish = Roots(data_root, place.cache), evaluating.Wish(on or (), memory, metrics or (), px, device)
+    if launcher == "slurm":
+        evaluating.send(target, place, roots, wish, evaluating.Cluster(profiles or (), slurm or (), dry_run))
+        return
+    commands.refuse_slurm_words(profiles, slurm, ["--dry-run"] * dry_run)
     if skipped:
         evaluating.show_completed(evaluating.complete(target, place, roots, wish), as_json)
     else:

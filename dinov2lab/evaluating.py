@@ -10,7 +10,7 @@ from dinov2lab.spec.document import did_you_mean
 from dinov2lab.spec.load import FOLDERS, SpecError, kind_of
 from dinov2lab.spec.resources import Resources
 from dinov2lab.spec.study import Study, expand
-from dinov2lab.store import studies
+from dinov2lab.store import atomic, studies
 from dinov2lab.store.evaluation import Evaluation
 from dinov2lab.store.folders import Workspace
 
@@ -33,26 +33,57 @@ class Wish(NamedTuple):
 
 def evaluate(target: str, workspace: Workspace, roots: "Roots", wish: Wish) -> list[Evaluation]:
     """Of each network that `target` names. Raises ValueError where there is none, or nothing can be measured."""
-    from dinov2lab.lab.evaluate import METRICS, Asked, evaluate
+    from dinov2lab.lab.evaluate import asked_of, evaluate
     from dinov2lab.lab.exam import Places
+
+    metrics, where, found = _metrics(wish), _device(wish.device), []
+    for opened in subjects(target, wish.px, workspace):
+        subject = opened()
+        asked = asked_of(subject, wish.on, wish.memory, metrics)
+        found.append(evaluate(subject, asked, Places(workspace, roots), where))
+    return found
+
+
+def _metrics(wish: Wish) -> tuple[str, ...]:
+    """Raises SpecError for a name that is none."""
+    from dinov2lab.lab.evaluate import METRICS
 
     words = tuple(dict.fromkeys(word for each in wish.metrics for word in each.split(",") if word))
     for word in words:
         if word not in METRICS:
             near = did_you_mean(word, list(METRICS)) or f"; there are {', '.join(METRICS)}"
             raise SpecError(f"--metrics {word}: no such evaluation{near}")
-    where = _device(wish.device)
-    found = []
-    for opened in subjects(target, wish.px, workspace):
-        subject = opened()
-        tested = tuple(wish.on) or ((subject.spec.test,) if subject.spec.test else ())
-        learnt = wish.memory or subject.spec.memory
-        if learnt is None or not tested:
-            raise SpecError(
-                f"{subject.name}: was trained without images to evaluate on; name them: --memory URI --on URI"
-            )
-        found.append(evaluate(subject, Asked(learnt, tested, words), Places(workspace, roots), where))
-    return found
+    return words
+
+
+class Cluster(NamedTuple):
+    """What jobs ask of Slurm, as it was typed."""
+
+    profiles: Sequence[str]
+    settings: Sequence[str]
+    dry_run: bool
+
+
+def send(target: str, workspace: Workspace, roots: "Roots", wish: Wish, cluster: Cluster) -> None:
+    """To Slurm, a job for each finished run of a study: afterwards `evaluate` reads what they have measured."""
+    from dinov2lab.lab import submit_evaluation
+    from dinov2lab.spec.profile import load_profile
+
+    study = _study(target, workspace)
+    if study is None or wish.px is not None:
+        raise SpecError(f"{target}: --launcher slurm is for the finished runs of a study; all else is evaluated here")
+    if len(cluster.profiles) > 1:
+        raise SpecError("--profile: the evaluations of a study have one")
+    profile = load_profile(next(iter(cluster.profiles), None), cluster.settings)
+    runs, asked = _finished(study, workspace), {"on": wish.on, "memory": wish.memory, "metrics": _metrics(wish)}
+    order = submit_evaluation.Order(study.name, runs, asked, profile, workspace, roots)
+    if cluster.dry_run:
+        terminal.show_scripts(submit_evaluation.preview(order))
+        return
+    with atomic.locked(workspace.slurm / "lock"):
+        jobs = submit_evaluation.submit(order)
+    terminal.say(f"{terminal.plural(len(runs), 'run')} submitted, jobs {', '.join(jobs)}; afterwards the same command")
+    terminal.say("  without --launcher slurm shows what they have measured")
 
 
 def _device(asked: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
@@ -106,16 +137,21 @@ def subjects(target: str, px: int | None, workspace: Workspace) -> Iterator[Open
     elif path.is_file() and path.suffix not in (".yaml", ".yml"):
         yield partial(of_file, path)
     elif study := _study(target, workspace):
-        finished = [cell for cell in expand(study) if workspace.run(cell.run).result.exists()]
-        if left := len(expand(study)) - len(finished):
-            terminal.note(f"study {study.name}: {terminal.plural(left, 'run')} without a result: skipped")
-        if not finished:
-            raise SpecError(f"study {study.name}: no run has a result yet; dinov2lab run {study.name}")
-        yield from (partial(of_run, workspace.run(cell.run)) for cell in finished)
+        yield from (partial(of_run, workspace.run(run)) for run in _finished(study, workspace))
     elif path.suffix == ".pt":
         raise SpecError(f"{target}: no such file")
     else:
         yield partial(of_run, commands.find_run(target, workspace))
+
+
+def _finished(study: Study, workspace: Workspace) -> list[str]:
+    """The runs that have a result. Raises SpecError where none has."""
+    finished = [cell.run for cell in expand(study) if workspace.run(cell.run).result.exists()]
+    if left := len(expand(study)) - len(finished):
+        terminal.note(f"study {study.name}: {terminal.plural(left, 'run')} without a result: skipped")
+    if not finished:
+        raise SpecError(f"study {study.name}: no run has a result yet; dinov2lab run {study.name}")
+    return finished
 
 
 def _study(name: str, workspace: Workspace) -> Study | None:

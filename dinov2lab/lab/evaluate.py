@@ -1,6 +1,7 @@
 """One network measured on images, after its training and apart from its result."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,6 +44,15 @@ class Asked(NamedTuple):
     memory: str
     on: tuple[str, ...]
     metrics: tuple[str, ...]  # none: UNASKED
+
+
+def asked_of(subject: Subject, on: Sequence[str], memory: str | None, metrics: Sequence[str]) -> Asked:
+    """What was asked for, and for the rest what the subject's own recipe says. Raises ValueError where that says nothing."""
+    tested = tuple(on) or ((subject.spec.test,) if subject.spec.test else ())
+    learnt = memory or subject.spec.memory
+    if learnt is None or not tested:
+        raise ValueError(f"{subject.name}: was trained without images to evaluate on; name them: --memory URI --on URI")
+    return Asked(learnt, tested, tuple(metrics))
 
 
 def evaluate(subject: Subject, asked: Asked, places: Places, device: str = "cpu") -> Evaluation:

@@ -132,6 +132,20 @@ def curate_whole(plan: dict[str, Any], stop: Stop) -> str:
     return "curated"
 
 
+def measure(plan: dict[str, Any], stop: Stop) -> str:
+    """What was asked of one finished run; what is measured already is left alone."""
+    from dinov2lab.lab.evaluate import asked_of, evaluate
+    from dinov2lab.lab.exam import Places
+    from dinov2lab.lab.subject import of_run
+
+    workspace, roots, resources = _places(plan)
+    subject = of_run(workspace.run(plan["run"]))
+    asked = asked_of(subject, plan["on"], plan["memory"], plan["metrics"])
+    found = evaluate(subject, asked, Places(workspace, roots), resources.device)
+    say(f"run {found.of} evaluated")
+    return "evaluated"
+
+
 def _places(plan: dict[str, Any]) -> Any:
     from dinov2lab.data.source import Roots
     from dinov2lab.spec.resources import Resources

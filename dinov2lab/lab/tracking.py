@@ -47,10 +47,7 @@ def tracking_uri(workspace: Workspace) -> str:
 
 
 def prepare(study: Study, workspace: Workspace) -> None:
-    """Create the database, the experiment of the study and its parent run, where they are missing.
-
-    Raises TrackingError.
-    """
+    """Create the database, the experiment of the study and its parent run, where missing. Raises TrackingError."""
     with mirroring(workspace, wait=True) as target:
         open_parent(target, study, workspace)
 
@@ -100,19 +97,26 @@ def _stored(workspace: Workspace, problems: list[str]) -> list[Study]:
 def mirroring(workspace: Workspace, *, wait: bool, seconds: float = math.inf) -> Iterator[Target]:
     """The right to write to this workspace's MLflow, and the connection to it. Errors leave it as one line."""
     _set_environment()
+    folder = workspace.path / "tracking"
+    with _in_a_line(workspace), atomic.locked(folder / "lock", wait=wait) as mine:
+        if not mine:
+            raise TrackingError("another process is mirroring this workspace into MLflow")
+        atomic.sweep(folder)
+        client = _client(workspace)
+        yield Target(client, experiment="", cursors=folder / "cursors", deadline=time.monotonic() + seconds)
+
+
+@contextmanager
+def _in_a_line(workspace: Workspace) -> Iterator[None]:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    folder = workspace.path / "tracking"
     try:
-        with atomic.locked(folder / "lock", wait=wait) as mine:
-            if not mine:
-                raise TrackingError("another process is mirroring this workspace into MLflow")
-            atomic.sweep(folder)
-            client = _client(workspace)
-            yield Target(client, experiment="", cursors=folder / "cursors", deadline=time.monotonic() + seconds)
+        yield
     except (MlflowException, SQLAlchemyError, OSError) as error:  # requests' errors are OSErrors
-        raise TrackingError(f"MLflow at {_public(tracking_uri(workspace))}: {line_of(error)}") from error
+        damaged = "(sqlite3.DatabaseError)" in str(error)  # a lock, say, is another error
+        remedy = f"; delete {workspace.database}, and `dinov2lab sync` makes it anew from disk" if damaged else ""
+        raise TrackingError(f"MLflow at {_public(tracking_uri(workspace))}: {line_of(error)}{remedy}") from error
 
 
 def _set_environment() -> None:
@@ -223,13 +227,14 @@ def pages(workspace: Workspace, port: int) -> dict[str, str]:
     """
     _served(workspace)
     _set_environment()
-    client = _client(workspace)
     addresses = {}
     names = [file.stem for file in sorted(workspace.studies.glob("*.json"))]
-    for name in [*names, *(file.parent.name for file in sorted(workspace.searches.glob("*/search.json")))]:
-        if found := client.get_experiment_by_name(name):
-            runs = f"#/experiments/{found.experiment_id}/runs?workflowType=machine_learning"
-            addresses[name] = f"http://127.0.0.1:{port}/{runs}"
+    with _in_a_line(workspace):
+        client = _client(workspace)
+        for name in [*names, *(file.parent.name for file in sorted(workspace.searches.glob("*/search.json")))]:
+            if found := client.get_experiment_by_name(name):
+                runs = f"#/experiments/{found.experiment_id}/runs?workflowType=machine_learning"
+                addresses[name] = f"http://127.0.0.1:{port}/{runs}"
     return addresses
 
 
@@ -250,11 +255,7 @@ def ui(workspace: Workspace, port: int) -> int:
     """
     uri = _served(workspace)
     _check_free(port)
-    environment = {
-        **os.environ,
-        **UI_ENVIRONMENT,
-        "MLFLOW_BACKEND_STORE_URI": uri,
-    }  # not an argument: it may hold a password
+    environment = os.environ | UI_ENVIRONMENT | {"MLFLOW_BACKEND_STORE_URI": uri}  # no argument: it may hold a password
     destination = str(workspace.artifacts.resolve())
     command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     server = subprocess.Popen([*command, "--artifacts-destination", destination], env=environment, cwd=workspace.path)

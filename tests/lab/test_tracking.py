@@ -182,6 +182,19 @@ def test_rows_come_as_they_are_written_and_half_a_line_waits(workspace: Workspac
     assert histories(workspace, runs_of(workspace, study)[cell.run]) == on_disk(workspace, cell)
 
 
+def test_a_damaged_database_is_a_line_that_says_what_makes_it_anew(workspace: Workspace) -> None:
+    study = fabricated.study(seeds=1)
+    finished_study(workspace, study)
+    tracking.sync(study, workspace, SILENT)
+    content = workspace.database.read_bytes()
+    workspace.database.write_bytes(content[: len(content) // 2])
+    for command in (lambda: tracking.sync(study, workspace, SILENT), lambda: tracking.pages(workspace, 5000)):
+        with pytest.raises(ValueError) as error:
+            command()
+        assert len(str(error.value).splitlines()) == 1
+        assert str(error.value).endswith(f"delete {workspace.database}, and `dinov2lab sync` makes it anew from disk")
+
+
 def test_a_run_of_two_studies_is_mirrored_into_both(workspace: Workspace) -> None:
     first, second = fabricated.study("first", seeds=1), fabricated.study("second", seeds=2)
     finished_study(workspace, first)

@@ -1,6 +1,7 @@
 """A study on a real Slurm: submitted once, whatever happens to the terminal and the source, and reported by its last job."""
 
 import csv
+import json
 import re
 import shutil
 import subprocess
@@ -53,6 +54,21 @@ def test_a_study_is_submitted_once_and_ends_with_its_report(empty: None, calm: L
     run = lab.status()[0]["run"]
     assert f"run {run} finished" in lab.say("logs", run[:6])
     assert "Does the path hold?" in lab.say("run", "path", *SMALL)
+    assert_evaluated_there_and_read_here(lab)
+
+
+def assert_evaluated_there_and_read_here(lab: Lab) -> None:
+    words = ("evaluate", "path", "--metrics", "knn", "--on", "toyweb:test?images=96&seed=1")
+    assert lab.say(*words, *SMALL, "--dry-run").count("#SBATCH --array=0-3%") == 1
+    assert "4 runs submitted" in lab.say(*words, *SMALL)
+    until(lambda: not squeue())
+    left = {file: file.read_bytes() for file in lab.folder.glob("lab/runs/*/evaluations/*.json")}
+    assert len(left) == 4
+    shown = json.loads(lab.say(*words, "--json"))
+    assert {each["of"] for each in shown} == {row["run"] for row in lab.status()}
+    assert all(0 <= each["values"]["toyweb:test?images=96&seed=1"]["test/knn"] <= 1 for each in shown)
+    assert {file: file.read_bytes() for file in left} == left
+    assert "is for the finished runs of a study" in lab.say("evaluate", shown[0]["of"], *SMALL, code=2)
 
 
 def test_arms_with_profiles_of_their_own_are_arrays_of_their_own(empty: None, tmp_path: Path) -> None:

@@ -1,0 +1,58 @@
+"""The finished runs of a study measured on a cluster: a job for each. What they leave, `dinov2lab evaluate` reads."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from dinov2lab.data.source import Roots
+from dinov2lab.lab import slurm, snapshot
+from dinov2lab.lab.job import Job, measure
+from dinov2lab.lab.submit import LARGEST, Part, executor, refuse, sent
+from dinov2lab.spec.resources import Slurm
+from dinov2lab.store import atomic
+from dinov2lab.store.folders import Workspace
+from dinov2lab.store.submission import Jobs, Launch, new_launch
+
+
+class Order(NamedTuple):
+    study: str
+    runs: Sequence[str]
+    asked: Mapping[str, Any]  # on, memory, metrics: see lab/evaluate.py
+    profile: Slurm
+    workspace: Workspace
+    roots: Roots
+
+
+def parts(order: Order) -> list[Part]:
+    profile, places = order.profile.alone, {"workspace": order.workspace.path, "data": order.roots.data}
+    plan: dict[str, Any] = {name: str(path.resolve()) for name, path in places.items()} | dict(order.asked)
+    plan |= {"cache": str(order.roots.cache.resolve()), "resources": profile.resources.model_dump()}
+    plans = {f"evaluate-{run}": plan | {"run": run, "signal_seconds": profile.signal_seconds} for run in order.runs}
+    names = list(plans)
+    cuts = [names[start : start + LARGEST] for start in range(0, len(names), LARGEST)]
+    return [Part("evaluations", profile, Job(measure), {name: plans[name] for name in cut}) for cut in cuts]
+
+
+def preview(order: Order) -> list[tuple[str, str]]:
+    """(what, the text that sbatch would get) of each array. Writes nothing."""
+    launch, code = Launch(order.workspace.slurm / f"{order.study}.DRY-RUN"), order.workspace.snapshots / "SNAPSHOT"
+    return [(part.what, executor(part, launch, code.resolve(), []).text(len(part.plans))) for part in parts(order)]
+
+
+def submit(order: Order) -> list[str]:
+    """Send all, or, where sbatch would refuse them, nothing; returns the ids of the arrays. Raises SlurmError."""
+    launch, code, ids = new_launch(order.workspace, order.study), snapshot.take(order.workspace), list[str]()
+    graph = parts(order)
+    for part in graph:
+        for name, plan in part.plans.items():
+            atomic.write_json(launch.path / f"{name}.json", plan)
+    try:
+        refuse(graph[0], launch, code)
+        for part in graph:
+            ids.append(sent(part, launch, code, [])[0].job_id.partition("_")[0])
+    except BaseException:
+        slurm.cancel(ids)
+        launch.forget()
+        raise
+    jobs = Jobs(study=order.study, stages=None, arrays=tuple(ids), report=None)
+    atomic.write_text(launch.record, jobs.model_dump_json(indent=1) + "\n")
+    return ids
