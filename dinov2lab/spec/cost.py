@@ -47,6 +47,13 @@ def flops_of_image(spec: RunSpec) -> int:
     return total
 
 
+def flops_skipped(spec: RunSpec) -> int:
+    """Of flops_of_image, what stochastic depth leaves out of the student's blocks."""
+    views = spec.views
+    crops = 2 * _backbone(spec, views.global_px)[0] + views.local_crops * _backbone(spec, views.local_px)[0]
+    return round(spec.model.drop_path * 3 * crops)
+
+
 def images_of_run(spec: RunSpec) -> int:
     return spec.optim.steps * spec.optim.batch
 
