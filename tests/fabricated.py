@@ -79,6 +79,12 @@ def start(workspace: Workspace, cell: Cell, count: int = 40) -> None:
     manifest = Manifest(id=f"{MANIFEST}{cell.arm}", parent=None, stage="sample", parameters={}, rows=100, dropped={})
     atomic.write_text(workspace.cache / "manifests" / cell.arm / "manifest.json", manifest.model_dump_json())
     append(workspace, cell, rows(cell, count))
+    busy = [{"time": BEGAN + 10_000 * (index + 1), "images": 640 * index, **_busy(index)} for index in range(4)]
+    folder.vitals.write_text("".join(json.dumps(row) + "\n" for row in busy))
+
+
+def _busy(index: int) -> dict[str, float]:
+    return {"system/cpu_utilization_percentage": 97.5 - index, "system/process_memory_megabytes": 500.25 + index}
 
 
 def finish(workspace: Workspace, cell: Cell, **metrics: float) -> None:

@@ -1,6 +1,7 @@
 """The GPUs of this machine that nobody uses, so that each job can have one of its own."""
 
 import os
+import shutil
 import subprocess
 from contextlib import suppress
 
@@ -9,15 +10,25 @@ USED_MB = 1000.0  # of a GPU's memory that a desktop may take; more, and somebod
 
 def free_gpus() -> tuple[str, ...]:
     """By their names for CUDA_VISIBLE_DEVICES, of those that it lets this process see; none where there is no nvidia-smi."""
+    allowed = _allowed()
+    seen = seen_gpus("memory.used")
+    return tuple(
+        index if allowed is None or index in allowed else uuid for index, uuid, used in seen if float(used) < USED_MB
+    )
+
+
+def seen_gpus(columns: str) -> list[list[str]]:
+    """Index, name and `columns` of nvidia-smi, of each GPU that CUDA_VISIBLE_DEVICES lets this process see."""
+    allowed = _allowed()
+    if allowed == [""] or shutil.which("nvidia-smi") is None:
+        return []
+    asked = [[word.strip() for word in line.split(",")] for line in _asked(f"index,uuid,{columns}").splitlines()]
+    return [words for words in asked if allowed is None or set(words[:2]) & set(allowed)]
+
+
+def _allowed() -> list[str] | None:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    allowed = visible.split(",") if visible is not None else None
-    found = []
-    for line in _asked("index,uuid,memory.used").splitlines():
-        index, uuid, used = (word.strip() for word in line.split(","))
-        name = index if allowed is None or index in allowed else uuid
-        if (allowed is None or name in allowed) and float(used) < USED_MB:
-            found.append(name)
-    return tuple(found)
+    return visible.split(",") if visible is not None else None
 
 
 def _asked(columns: str) -> str:

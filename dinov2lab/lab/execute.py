@@ -16,7 +16,7 @@ from dinov2lab.data.loader import Pictures, evaluation_batches
 from dinov2lab.data.source import Roots, Source, open_source
 from dinov2lab.draws import Key
 from dinov2lab.evaluation import protocol
-from dinov2lab.lab import provenance
+from dinov2lab.lab import provenance, vitals
 from dinov2lab.lab.exam import Places, chosen_pictures, evaluation_data, opened
 from dinov2lab.lab.judging import best_looks, finals, looks, references
 from dinov2lab.lab.machine import device_of, name_of, settle
@@ -90,7 +90,7 @@ def execute(
             return finished(folder)
         attempts.note(folder, "begun")
         try:
-            with heartbeat.beating(folder):
+            with heartbeat.beating(folder), vitals.taken(folder):
                 result = _compute(spec, folder, workspace, roots, resources, stop, team or Team())
         except (Stopped, KeyboardInterrupt):
             attempts.note(folder, "stopped")

@@ -56,11 +56,17 @@ def _began(folder: RunFolder) -> int | None:
 
 
 def mirror_run(
-    target: Target, study: str, parent: str, cell: Cell, workspace: Workspace, also: Mapping[str, str] | None = None
+    target: Target,
+    study: str,
+    parent: str,
+    cell: Cell,
+    workspace: Workspace,
+    also: Mapping[str, str] | None = None,
+    factor: Sequence[str] = (),
 ) -> State | None:
     """Bring MLflow's child run of one cell up to what is on disk; its end is told last. None where the run waits.
 
-    `also` are tags that the caller has of its own.
+    `also` are tags that the caller has of its own, `factor` the fields that its study varies.
     """
     folder = workspace.run(cell.run)
     seen = observe(folder)
@@ -75,10 +81,20 @@ def mirror_run(
     target.children[cell.run] = run.info.run_id
     if run.info.run_name != name:
         target.client.update_run(run.info.run_id, name=name)
-    complete(target, run, tags=tags, params=flattened(cell.spec), metrics=_final(seen), at=_ended(folder, seen))
+    complete(
+        target,
+        run,
+        tags=tags,
+        params=flattened(cell.spec) | varied(cell, factor),
+        metrics=_final(seen),
+        at=_ended(folder, seen),
+    )
     if ERROR in run.data.tags and ERROR not in tags:  # it failed, and went on
         target.client.delete_tag(run.info.run_id, ERROR)
-    send_rows(target, folder, run, seen.began)
+    cursor = cursor_of(target, run)
+    send_rows(target, folder.metrics, run, seen.began, cursor)
+    if folder.vitals.exists():
+        send_rows(target, folder.vitals, run, seen.began, cursor.with_suffix(".system"))
     _send_dataset(target, run, cell.spec, seen, workspace)
     upload(target, run, folder.pictures, "pictures")
     _send_status(target, run, seen.state, _ended(folder, seen))
@@ -167,6 +183,20 @@ def _dataset(spec: RunSpec, digest: str, manifest: Manifest | None) -> "DatasetI
     source = json.dumps({"uri": spec.data.train})
     dataset = Dataset(" → ".join([spec.data.train, *stages])[:500], digest, "local", source, profile=profile)
     return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
+
+
+def varied(cell: Cell, factor: Sequence[str]) -> dict[str, str]:
+    """What a study varies, named alike in all arms: the value, or where that is no single one, the name of the arm.
+
+    What charts across arms are made of: of `flattened`, some names are only in some arms.
+    """
+    spec, found = cell.spec.model_dump(mode="json"), {"arm": cell.arm} if factor else {}
+    for field in factor:
+        value: Any = spec
+        for key in field.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        found[f"varied.{field}"] = str(value) if isinstance(value, str | int | float) else cell.arm
+    return {name: cut(value, VALUE_LENGTH) for name, value in found.items()}
 
 
 def flattened(spec: RunSpec) -> dict[str, str]:

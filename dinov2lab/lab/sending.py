@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dinov2lab.store import atomic
-from dinov2lab.store.result import RunFolder
+from dinov2lab.store.result import rows_after
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -55,10 +55,10 @@ def cursor_of(target: Target, run: "Run") -> Path:
     return target.cursors / f"{run.info.run_id}.json"
 
 
-def send_rows(target: Target, folder: RunFolder, run: "Run", began: int | None) -> None:
-    cursor = cursor_of(target, run)
+def send_rows(target: Target, file: Path, run: "Run", began: int | None, cursor: Path) -> None:
+    """The rows of metrics.jsonl, or of another file of that form, each with a cursor of its own."""
     known = _known(cursor, began)
-    rows, offset = folder.rows_after(known["offset"] if known else 0)
+    rows, offset = rows_after(file, known["offset"] if known else 0)
     values = list(_values(rows))
     if known is None:
         values = _lacking(target, run, values)

@@ -193,7 +193,7 @@ def _mirror_study(target: Target, study: Study, workspace: Workspace, reports: P
     problems: list[str] = []
     for cell in expand(study):
         with noting(workspace.run(cell.run).path, problems):
-            states.append(mirror_run(target, study.name, parent.info.run_id, cell, workspace))
+            states.append(mirror_run(target, study.name, parent.info.run_id, cell, workspace, factor=study.factor))
     runs = {cell.run: target.children[cell.run] for cell in expand(study) if cell.run in target.children}
     server = _server(workspace)
     addresses = {run: f"{server}/#/experiments/{target.experiment}/runs/{child}" for run, child in runs.items()}

@@ -57,6 +57,19 @@ class Completion(Record):
     finished_at: float  # seconds since the epoch
 
 
+def rows_after(file: Path, offset: int) -> tuple[list[dict[str, Any]], int]:
+    """The rows of a JSON lines file from byte `offset` on, and the offset at which the next one will start."""
+    if not file.exists():
+        return [], offset
+    with file.open("rb") as stream:
+        stream.seek(offset)
+        whole, newline, _ = stream.read().rpartition(b"\n")
+    try:
+        return [json.loads(line) for line in whole.splitlines()], offset + len(whole) + len(newline)
+    except ValueError as error:
+        raise damaged(file, error, FOLDER) from error
+
+
 class RunFolder:
     """runs/ID/ of a workspace: spec.json, provenance.json, metrics.jsonl, checkpoint.pt and, at the end, result.json."""
 
@@ -65,6 +78,7 @@ class RunFolder:
         self.spec = path / "spec.json"
         self.provenance = path / "provenance.json"
         self.metrics = path / "metrics.jsonl"
+        self.vitals = path / "system.jsonl"  # what its machine was at, see lab/vitals.py
         self.checkpoint = path / "checkpoint.pt"
         self.backbone = path / "backbone.pt"  # the teacher's, once the run has finished
         self.result = path / "result.json"
@@ -113,15 +127,7 @@ class RunFolder:
 
     def rows_after(self, offset: int) -> tuple[list[dict[str, Any]], int]:
         """The rows that start at byte `offset` or later, and the offset at which the next one will start."""
-        if not self.metrics.exists():
-            return [], offset
-        with self.metrics.open("rb") as file:
-            file.seek(offset)
-            whole, newline, _ = file.read().rpartition(b"\n")
-        try:
-            return [json.loads(line) for line in whole.splitlines()], offset + len(whole) + len(newline)
-        except ValueError as error:
-            raise damaged(self.metrics, error, FOLDER) from error
+        return rows_after(self.metrics, offset)
 
     def lines(self) -> list[bytes]:
         """The rows of metrics.jsonl as they stand there, for a reader who wants few of many."""

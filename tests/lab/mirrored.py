@@ -9,6 +9,7 @@ import fabricated
 from dinov2lab.lab import tracking
 from dinov2lab.spec.study import Cell, Study, expand
 from dinov2lab.store.folders import Workspace
+from dinov2lab.store.result import rows_after
 
 
 def client(workspace: Workspace) -> Any:
@@ -32,7 +33,7 @@ def runs_of(workspace: Workspace, study: Study, kind: str = "run") -> dict[str, 
 
 
 def histories(workspace: Workspace, run: Any) -> Counter[tuple[str, int, int, str]]:
-    """(name, step, time, value) of all that came from metrics.jsonl; repr, for NaN equals nothing."""
+    """(name, step, time, value) of all that came from metrics.jsonl and system.jsonl; repr, for NaN equals nothing."""
     names = [name for name in run.data.metrics if not name.startswith(("final/", "cost/"))]
     connection = client(workspace)
     values = [value for name in names for value in connection.get_metric_history(run.info.run_id, name)]
@@ -40,7 +41,7 @@ def histories(workspace: Workspace, run: Any) -> Counter[tuple[str, int, int, st
 
 
 def on_disk(workspace: Workspace, cell: Cell) -> Counter[tuple[str, int, int, str]]:
-    rows = workspace.run(cell.run).rows()
+    rows = workspace.run(cell.run).rows() + rows_after(workspace.run(cell.run).vitals, 0)[0]
     return Counter(
         (name, int(row["images"]), int(row["time"]), repr(clamped(value)))
         for row in rows
@@ -50,7 +51,7 @@ def on_disk(workspace: Workspace, cell: Cell) -> Counter[tuple[str, int, int, st
 
 
 def assert_equal_to_disk(workspace: Workspace, study: Study) -> None:
-    """Each value of metrics.jsonl once, and nothing else."""
+    """Each value of metrics.jsonl and of system.jsonl once, and nothing else."""
     mirrored = runs_of(workspace, study)
     for cell in expand(study):
         assert histories(workspace, mirrored[cell.run]) == on_disk(workspace, cell)

@@ -84,6 +84,7 @@ def test_all_of_a_study_is_mirrored(workspace: Workspace, tmp_path: Path) -> Non
         assert child.data.params["optim.lr"] == "0.00566"
         assert child.data.params["curation.stages.0.images"] == str(cell.spec.curation.stages[0].images)
         assert child.data.params["optim.betas"] == "[0.9, 0.999]"
+        assert child.data.params["varied.curation"] == child.data.params["arm"] == cell.arm, "no single value"
         assert child.data.metrics["final/test/knn"] == result.metrics["test/knn"]
         assert child.data.metrics["cost/seconds"] == 30.5
         (dataset,) = [used.dataset for used in child.inputs.dataset_inputs]
@@ -146,7 +147,7 @@ def test_a_second_sync_adds_nothing_and_neither_does_one_without_cursors(workspa
     tracking.sync(None, workspace, tmp_path / "reports")
     assert everything(workspace) == before
     cursors = list((workspace.path / "tracking" / "cursors").iterdir())
-    assert len(cursors) == 4
+    assert len(cursors) == 2 * 4, "of metrics and of the machine"
     for cursor in cursors:
         cursor.unlink()
     tracking.sync(study, workspace, tmp_path / "reports")
@@ -174,7 +175,9 @@ def test_rows_come_as_they_are_written_and_half_a_line_waits(workspace: Workspac
         half.write(whole[:40])
     tracking.sync(study, workspace, SILENT)
     assert list(runs_of(workspace, study)) == [cell.run], f"{waiting.run} waits, and is not created"
-    assert sum(histories(workspace, runs_of(workspace, study)[cell.run]).values()) == 72  # 10 rows of 7, one look of 2
+    assert (
+        sum(histories(workspace, runs_of(workspace, study)[cell.run]).values()) == 80
+    )  # 10 rows of 7, one look of 2, 4 of the machine with 2
     with file.open("a") as rest:
         rest.write(whole[40:] + "\n")
     fabricated.append(workspace, cell, fabricated.rows(cell, 30, first=11))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import fabricated
 import pytest
@@ -21,6 +23,7 @@ from dinov2lab.store.folders import Workspace
 
 pytestmark = pytest.mark.system
 PATIENCE = 60  # seconds, for pages that are drawn by scripts
+CURVE = "return document.querySelector('.js-plotly-plot .scatterlayer path.js-line')?.getTotalLength() ?? 0"
 SERVE = """
 import sys
 from pathlib import Path
@@ -242,11 +245,36 @@ def test_mlflow_draws_the_curves_of_a_run(browser: Any, shown: Shown, address: s
     visit(browser, f"{browser.current_url}/model-metrics")
     search = until(lambda: browser.find_elements("css selector", "input[placeholder='Search metric charts']"))
     search[0].send_keys("loss/total")
-    curve = "return document.querySelector('.js-plotly-plot .scatterlayer path.js-line')?.getTotalLength() ?? 0"
-    until(lambda: browser.execute_script(curve) > 100)
+    until(lambda: browser.execute_script(CURVE) > 100)
     shows(browser, "20k")
     keep_picture(browser, pictures, "curve")
     elsewhere = [one for one in requested(browser) if one.startswith("http") and "//127.0.0.1:" not in one]
     assert elsewhere == []
     severe = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
     assert all("users/current" in message for message in severe), "a server without accounts answers 404 to that one"
+
+
+def test_mlflow_shows_what_the_machine_was_at(browser: Any, address: str, pictures: Path | None) -> None:
+    visit(browser, address)
+    unfold(browser, ["retrieved · seed 1"])
+    browser.find_element("link text", "retrieved · seed 1").click()
+    shows(browser, "retrieved · seed 1", "System metrics")
+    visit(browser, f"{browser.current_url}/system-metrics")
+    shows(browser, "system/cpu_utilization_percentage", "system/process_memory_megabytes")
+    until(lambda: browser.execute_script(CURVE) > 100)
+    keep_picture(browser, pictures, "system")
+
+
+def test_mlflow_compares_arms_along_what_the_study_varies(
+    browser: Any, shown: Shown, address: str, pictures: Path | None
+) -> None:
+    """On MLflow's own page for comparing runs, parallel coordinates begin with what differs: names that all arms have."""
+    experiment = re.findall(r"experiments/(\d+)", address)[0]
+    ours = tracking._client(shown.workspace).search_runs([experiment], "tags.`dinov2lab.kind` = 'run'")
+    runs, experiments = (quote(json.dumps(each)) for each in ([run.info.run_id for run in ours], [experiment]))
+    visit(browser, f"{address.partition('#')[0]}#/compare-runs?runs={runs}&experiments={experiments}")
+    shows(browser, "Parallel Coordinates Plot", "varied.curation", f"Comparing {len(ours)} Runs")
+    until(lambda: browser.find_elements("css selector", ".js-plotly-plot .parcoords .y-axis"))
+    axes = [axis.text for axis in browser.find_elements("css selector", ".js-plotly-plot .parcoords .axis-title")]
+    keep_picture(browser, pictures, "compare")
+    assert "arm" in axes, axes
