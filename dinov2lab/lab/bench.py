@@ -4,18 +4,17 @@ import json
 import subprocess
 import sys
 import threading
-import time
 from contextlib import suppress
 from typing import Protocol
 
 from dinov2lab.data.source import Roots
-from dinov2lab.lab.provenance import code_id, commit
+from dinov2lab.lab.outcome import bury
+from dinov2lab.lab.workers import ENOUGH, cause
 from dinov2lab.spec.points import Planned
 from dinov2lab.spec.resources import Resources
+from dinov2lab.store import attempts, disk
 from dinov2lab.store.folders import Workspace
-from dinov2lab.store.result import RunFolder, RunResult
-
-ATTEMPTS = 3  # of a run whose process dies without having got any further
+from dinov2lab.store.result import RunFolder
 
 
 class Bench(Protocol):
@@ -41,26 +40,31 @@ class LocalBench:
             "resources": resources.model_dump(mode="json"),
         }
         self._workers: list[_Worker] = []
-        self._deaths = dict[str, list[float]]()  # run -> what its checkpoint was at each death
+        self._stillborn = 0
 
     def tend(self) -> None:
-        """Bury the dead, and say of a run that kills its process again and again that it failed."""
-        for worker in [worker for worker in self._workers if not worker.alive()]:
+        """Bury the dead, and say of a run that kills its process again and again that it failed (attempts.py).
+
+        Raises ValueError where processes die before they begin any run, which is none's fault, and where the disk is full.
+        """
+        dead = [worker for worker in self._workers if not worker.alive()]
+        for worker in dead:
             self._workers.remove(worker)
+            if worker.code != 0 and (trouble := disk.trouble(self._workspace.path)):
+                raise ValueError(trouble)
             if worker.run is not None:
                 self._died(self._workspace.run(worker.run), worker.code)
+        began = any(worker.begun for worker in (*self._workers, *dead))
+        self._stillborn = 0 if began else self._stillborn + len(dead)
+        if self._stillborn >= ENOUGH * self.jobs:
+            raise ValueError(
+                f"{self._stillborn} processes died one after the other before they began a run, the last one of "
+                f"{cause(dead[-1].code)}; see above"
+            )
 
     def _died(self, folder: RunFolder, code: int) -> None:
-        reached = folder.checkpoint.stat().st_mtime if folder.checkpoint.exists() else 0.0
-        deaths = self._deaths.setdefault(folder.path.name, [])
-        deaths.append(reached)
-        if deaths[-ATTEMPTS:] == [reached] * ATTEMPTS and folder.outcome() is None:
-            cause = f"signal {-code}" if code < 0 else f"exit code {code}"
-            reason = f"its process died {ATTEMPTS} times at the same place, the last time by {cause}"
-            run, now = folder.path.name, time.time()
-            folder.write_outcome(
-                RunResult(run=run, status="failed", code=code_id(), commit=commit(), error=reason, finished_at=now)
-            )
+        if folder.outcome() is None and (reason := attempts.exhausted(folder)):
+            bury(folder, f"{reason}, the last time by {cause(code)}")
 
     def free(self) -> bool:
         return sum(worker.run is not None for worker in self._workers) < self.jobs
@@ -92,6 +96,7 @@ class LocalBench:
 class _Worker:
     def __init__(self, place: dict[str, object]) -> None:
         self.run: str | None = None  # the run it works on
+        self.begun = False  # whether it ever worked on one
         self._process = subprocess.Popen(
             [sys.executable, "-m", "dinov2lab.lab.trial_worker"],
             stdin=subprocess.PIPE,
@@ -104,6 +109,7 @@ class _Worker:
     def _listen(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
+            self.begun = True
             if line.startswith("end "):
                 self.run = None
 

@@ -1,8 +1,8 @@
 """A process that computes the runs it is told to, one after the other, so that torch is imported once.
 
 Lines of JSON on its standard input: where to work, then {"run": ID, "spec": RunSpec} to compute, and {"stop": ID}, at which
-that run writes a checkpoint and is left. When the input ends it does so too, and leaves. `end ID` on its standard output
-says that a run has an outcome, or was left.
+that run writes a checkpoint and is left. When the input ends it does so too, and leaves. `begin ID` on its standard output
+says that it works on a run, `end ID` that the run has an outcome, or was left.
 """
 
 import json
@@ -61,9 +61,13 @@ def main() -> None:
     while order := orders.runs.get():
         run, spec = order
         with suppress(Busy, Stopped):
-            execute(spec, workspace, roots, resources, stop=partial(orders.stops, run), begun=lambda _: None)
-        with suppress(BrokenPipeError):  # nobody is left to hear it, and the next order is to leave
-            os.write(sys.stdout.fileno(), f"end {run}\n".encode())
+            execute(spec, workspace, roots, resources, stop=partial(orders.stops, run), begun=partial(_tell, "begin"))
+        _tell("end", run)
+
+
+def _tell(word: str, run: str) -> None:
+    with suppress(BrokenPipeError):  # nobody is left to hear it, and the next order is to leave
+        os.write(sys.stdout.fileno(), f"{word} {run}\n".encode())
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from tiny import RECIPE, dinov2lab
 
 from dinov2lab.lab import search_mirror
 from dinov2lab.lab.desk import Desk
+from dinov2lab.store import attempts
 from dinov2lab.store.folders import Workspace
+from dinov2lab.store.result import RunFolder
 from dinov2lab.store.trials import read_trials
 
 KILLS, JOBS = int(os.environ.get("KILLS", "4")), int(os.environ.get("JOBS", "2"))
@@ -54,6 +57,20 @@ def wait_for_more(folder: Path, parent: subprocess.Popen[bytes], before: int) ->
     """Until some run has got further, so that kills hit work and not only the start of processes."""
     while parent.poll() is None and written(folder) <= before:
         time.sleep(0.1)
+
+
+def children(parent: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    return psutil.Process(parent.pid).children() if parent.poll() is None else []
+
+
+def given_up_next(folder: Path) -> set[int]:
+    """Processes whose run would have failed if they died now, for the third time without having got further (attempts.py)."""
+    found = set[int]()
+    for run in map(RunFolder, (folder / "lab" / "runs").iterdir()):
+        with suppress(FileNotFoundError):  # it has just ended
+            if attempts.futile(run, "begun") >= attempts.LIMIT:
+                found.add(json.loads(run.heartbeat.read_bytes())["pid"])
+    return found
 
 
 def told(folder: Path, name: str = "search") -> list[dict[str, Any]]:
@@ -120,18 +137,20 @@ def test_killed_at_random_it_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
         while parent.poll() is None and kills < KILLS:
             wait_for_more(folder, parent, written(folder))
             time.sleep(dealt.uniform(0, 4))
-            victims = psutil.Process(parent.pid).children() if parent.poll() is None else []
-            if victims and kills % 10 != WHOLE:
-                dealt.choice(victims).kill()
-                kills += 1
-            elif parent.poll() is None:
+            victims = [each for each in children(parent) if each.pid not in given_up_next(folder)]
+            if kills % 10 == WHOLE and parent.poll() is None:
                 parent.send_signal(signal.SIGKILL)
                 kills, parents = kills + 1, parents + 1
+            elif victims:
+                dealt.choice(victims).kill()
+                kills += 1
         _, errors = parent.communicate()
         if parent.returncode != -signal.SIGKILL:
             assert parent.returncode == 0, errors.decode()
             break
     assert kills == KILLS
+    trials = read_trials(Workspace(folder / "lab").search("search"))
+    assert [trial.reason for trial in trials if trial.reason] == []
     assert told(folder) == told(whole)
     assert [trial["state"] for trial in told(folder)] == ["complete"] * TRIALS
     for run in (folder / "lab" / "runs").iterdir():

@@ -16,6 +16,7 @@ from dinov2lab.spec.identity import run_id
 from dinov2lab.spec.load import load_recipe
 from dinov2lab.spec.points import Planned
 from dinov2lab.spec.resources import Resources
+from dinov2lab.store import attempts
 from dinov2lab.store.folders import Workspace
 
 pytestmark = pytest.mark.system
@@ -66,16 +67,39 @@ def test_one_process_computes_run_after_run_and_a_stopped_one_goes_on_later(
     assert len(bench._workers) == 1
 
 
+def kill(bench: LocalBench) -> None:
+    bench._workers[0]._process.kill()
+    bench._workers[0]._process.wait()
+
+
 def test_a_run_that_kills_its_process_again_and_again_has_failed(place: Workspace, bench: LocalBench) -> None:
     doomed = planned(place)
-    for _ in range(3):
+    folder = place.run(doomed.run)
+    for count in range(1, 4):
         bench.start(doomed)
-        bench._workers[0]._process.kill()
-        bench._workers[0]._process.wait()
+        until(lambda count=count: folder.attempts.exists() and attempts.futile(folder, "begun") == count)
+        kill(bench)
         bench.tend()
-    outcome = place.run(doomed.run).outcome()
+    outcome = folder.outcome()
     assert outcome
-    assert "its process died 3 times at the same place, the last time by signal 9" in (outcome.error or "")
+    assert "its process died 3 times without getting past step 0, the last time by signal 9" in (outcome.error or "")
+
+
+def test_processes_that_die_before_they_begin_are_no_fault_of_a_run_and_end_it(
+    place: Workspace, bench: LocalBench
+) -> None:
+    order = planned(place)
+    for _ in range(2):
+        bench.start(order)
+        kill(bench)
+        bench.tend()
+    bench.start(order)
+    kill(bench)
+    with pytest.raises(
+        ValueError, match="3 processes died one after the other before they began a run, the last one of sig"
+    ):
+        bench.tend()
+    assert place.run(order.run).outcome() is None
 
 
 def test_a_worker_whose_parent_is_gone_leaves_quietly(place: Workspace) -> None:
