@@ -31,6 +31,10 @@ class Decoded:
     def __len__(self) -> int:
         return len(self._shapes)
 
+    @property
+    def bytes_missing(self) -> int:
+        return int(self._ends[-1]) - len(self._pixels)
+
     def __getitem__(self, index: int) -> Pixels:
         height, width = self._shapes[index].tolist()
         end = int(self._ends[index])
@@ -44,15 +48,26 @@ def decoded(cache: Path, images: str, count: int, read: Callable[[int], Pixels],
     """
     code = hashlib.sha256(Path(inspect.getfile(decode)).read_bytes()).hexdigest()
     folder = cache / content_id([images, code])
-    if not folder.exists():
-        if not count or _expected(count, read) > budget:
-            return None
-        with suppress(OSError), atomic.locked(cache / f"{folder.name}.lock"):  # a full disk costs no more than time
-            if not folder.exists():  # another process may have been first
-                for leftover in cache.glob(f".{folder.name}.*.tmp"):
-                    shutil.rmtree(leftover)
-                atomic.write_folder(folder, lambda path: _write(path, count, read))
-    return Decoded(folder) if folder.exists() else None
+    if found := _whole(folder, count):
+        return found
+    if not count or _expected(count, read) > budget:
+        return None
+    with suppress(OSError), atomic.locked(cache / f"{folder.name}.lock"):  # a full disk costs no more than time
+        if found := _whole(folder, count):  # another process was first
+            return found
+        for leftover in (*cache.glob(f".{folder.name}.*.tmp"), *([folder] if folder.exists() else [])):
+            shutil.rmtree(leftover)
+        atomic.write_folder(folder, lambda path: _write(path, count, read))
+    return _whole(folder, count)
+
+
+def _whole(folder: Path, count: int) -> Decoded | None:
+    """None where it is not there, or damaged."""
+    try:
+        found = Decoded(folder)
+    except (OSError, ValueError, EOFError):
+        return None
+    return found if len(found) == count and found.bytes_missing == 0 else None
 
 
 def _expected(count: int, read: Callable[[int], Pixels]) -> float:

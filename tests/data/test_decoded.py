@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -44,6 +45,20 @@ def test_the_same_images_are_decoded_once_and_others_apart(tmp_path: Path) -> No
     apart = decoded(tmp_path, "others", 3, other, 10**6)
     assert apart is not None
     assert np.array_equal(apart[2], other.images[2])
+
+
+@pytest.mark.parametrize("name", ["pixels.bin", "shapes.npy"])
+@pytest.mark.parametrize("left", [0, 0.5])
+def test_what_a_bad_disk_has_cut_is_made_anew(tmp_path: Path, name: str, left: float) -> None:
+    reader = Reader([(4, 5)] * 3)
+    decoded(tmp_path, "some", 3, reader, 10**6)
+    (file,) = tmp_path.glob(f"*/{name}")
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * left)])
+    found = decoded(tmp_path, "some", 3, reader, 10**6)
+    assert found is not None
+    assert np.array_equal(found[2], reader.images[2])
+    assert file.read_bytes() == content
 
 
 def test_what_does_not_fit_is_not_decoded_beforehand(tmp_path: Path) -> None:

@@ -192,8 +192,8 @@ def processes(folder: Path) -> dict[int, str]:
 
 
 def wait_until_gone(folder: Path) -> None:
-    """A worker whose parent is gone writes a checkpoint and leaves."""
-    deadline = time.monotonic() + 60
+    """A worker whose parent is gone writes a checkpoint and leaves; what writes the report finishes that."""
+    deadline = time.monotonic() + 600
     while left := processes(folder):
         assert time.monotonic() < deadline, f"outlived their parent: {left}"
         time.sleep(0.1)
