@@ -3,7 +3,7 @@
 B crops of one size   T tokens of a crop   D width   S = sum of B * T over the sizes: the packed tokens   G sizes
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -25,46 +25,50 @@ class Kept(NamedTuple):
     scales: tuple[float, ...]  # G factors of the branch: crops of the size by kept ones
 
 
-def forward(
-    blocks: Sequence[Block],
-    x: Tensor,
-    shapes: Shapes,
-    heads: int,
-    kept: Sequence[tuple[Kept, Kept]] | None,
-    recompute: Recompute,
-) -> Tensor:
-    """(S, D) tokens behind all blocks. `kept`: what attention and MLP branch of each compute; none computes all."""
-    for index, block in enumerate(blocks):
-        one = partial(_block, block, shapes, heads, kept[index] if kept else (None, None), recompute)
+class PackedBlock(Block):  # type: ignore[misc]
+    """timm's block and its weights, which are used within a call of the block and nowhere else: so they may be elsewhere
+    between calls (training/distributed.py)."""
+
+    def forward(
+        self,
+        x: Tensor,
+        shapes: Shapes | None = None,
+        kept: tuple[Kept, Kept] | None = None,
+        recompute: Recompute = "nothing",
+    ) -> Tensor:
+        """Packed tokens (S, D) behind the block; without `shapes`, as timm has it, tokens (B, T, D) of one size.
+
+        `kept`: what the attention and the MLP branch compute; none computes all. x itself may be written to.
+        """
+        if shapes is None:
+            whole: Tensor = super().forward(x)
+            return whole
         if recompute == "blocks" and torch.is_grad_enabled():
-            x = checkpoint(one, x, use_reentrant=False, preserve_rng_state=False)
-        else:
-            x = one(x)
-    return x
+            again: Tensor = checkpoint(
+                self._packed, x, shapes, kept, recompute, use_reentrant=False, preserve_rng_state=False
+            )
+            return again
+        return self._packed(x, shapes, kept, recompute)
 
+    def _packed(self, x: Tensor, shapes: Shapes, kept: tuple[Kept, Kept] | None, recompute: Recompute) -> Tensor:
+        if recompute == "blocks" and kept is not None:
+            x = x.clone()  # what is computed again starts from x, and the residuals are added in place
+        of_attention, of_mlp = kept or (None, None)
+        x = _residual(x, shapes, of_attention, self._attention)
+        return _residual(x, shapes, of_mlp, partial(self._mlp, recompute == "hidden"))
 
-def _block(
-    block: Block, shapes: Shapes, heads: int, kept: tuple[Kept | None, Kept | None], recompute: Recompute, x: Tensor
-) -> Tensor:
-    if recompute == "blocks" and kept[0] is not None:
-        x = x.clone()  # what is computed again starts from x, and the residuals are added in place
-    x = _residual(x, shapes, kept[0], partial(_attention, block, heads))
-    return _residual(x, shapes, kept[1], partial(_mlp, block, recompute == "hidden"))
+    def _attention(self, x: Tensor, shapes: Shapes) -> Tensor:
+        """The attention branch on packed tokens (S, D), each crop by itself."""
+        mixed = attend(norm_linear(x, self.norm1, self.attn.qkv), shapes, self.attn.num_heads)
+        return scaled_linear(mixed, self.attn.proj, self.ls1.gamma)
 
-
-def _attention(block: Block, heads: int, x: Tensor, shapes: Shapes) -> Tensor:
-    """The attention branch on packed tokens (S, D), each crop by itself."""
-    mixed = attend(norm_linear(x, block.norm1, block.attn.qkv), shapes, heads)
-    return scaled_linear(mixed, block.attn.proj, block.ls1.gamma)
-
-
-def _mlp(block: Block, again: bool, x: Tensor, shapes: Shapes) -> Tensor:
-    """The MLP branch, which does not care which token belongs to which crop. `again`: its hidden layer is not kept."""
-    activation: Activation = "swiglu" if isinstance(block.mlp, GluMlp) else "gelu"
-    if again:
-        return feed_forward(x, block.norm2, block.mlp.fc1, activation, block.mlp.fc2, block.ls2.gamma)
-    hidden = norm_linear(x, block.norm2, block.mlp.fc1)
-    return scaled_linear(hidden, block.mlp.fc2, block.ls2.gamma, activation)
+    def _mlp(self, again: bool, x: Tensor, shapes: Shapes) -> Tensor:
+        """The MLP branch, which does not care which token belongs to which crop. `again`: its hidden layer is not kept."""
+        activation: Activation = "swiglu" if isinstance(self.mlp, GluMlp) else "gelu"
+        if again:
+            return feed_forward(x, self.norm2, self.mlp.fc1, activation, self.mlp.fc2, self.ls2.gamma)
+        hidden = norm_linear(x, self.norm2, self.mlp.fc1)
+        return scaled_linear(hidden, self.mlp.fc2, self.ls2.gamma, activation)
 
 
 def _residual(x: Tensor, shapes: Shapes, kept: Kept | None, branch: Callable[[Tensor, Shapes], Tensor]) -> Tensor:

@@ -17,9 +17,8 @@ from timm.layers import SwiGLUPacked
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from dinov2lab.model import blocks
 from dinov2lab.model.attention import split
-from dinov2lab.model.blocks import Kept
+from dinov2lab.model.blocks import Kept, PackedBlock
 from dinov2lab.model.initial import draw
 from dinov2lab.spec.model import ModelSpec
 from dinov2lab.spec.resources import Recompute
@@ -49,6 +48,7 @@ class Backbone(nn.Module):
             dynamic_img_size=True,
             weight_init="skip",
             reg_tokens=model.registers,
+            block_fn=PackedBlock,
             no_embed_class=model.registers > 0,  # as the released networks with registers, see `positions_at`
             **_feed_forward(model),
         )
@@ -98,27 +98,29 @@ class Backbone(nn.Module):
         embedded = [self.embed(images, masks if size == 0 else None) for size, images in enumerate(crops)]
         shapes = [(tokens.shape[0], tokens.shape[1]) for tokens in embedded]
         x = torch.cat([tokens.flatten(0, 1) for tokens in embedded])  # (S, D)
-        x = blocks.forward(self.vit.blocks, x, shapes, self.heads, kept, recompute)
+        for index, block in enumerate(self.vit.blocks):
+            x = block(x, shapes, kept[index] if kept else None, recompute)
         return [self._tokens(part, *shape) for part, shape in zip(split(x, shapes), shapes, strict=True)]
 
     def last(self, images: Tensor, count: int) -> list[Tokens]:
         """What the last `count` blocks give of images (B, 3, H, W), each under the final norm; all where it has fewer."""
         embedded = self.embed(images, None)
         b, t, _ = embedded.shape
-        first = max(0, self.depth - count)
-        x = blocks.forward(self.vit.blocks[:first], embedded.flatten(0, 1), [(b, t)], self.heads, None, "nothing")
-        found = []
-        for block in self.vit.blocks[first:]:
-            x = blocks.forward([block], x, [(b, t)], self.heads, None, "nothing")
-            found.append(self._tokens(x, b, t))
+        x, found = embedded.flatten(0, 1), []
+        for index, block in enumerate(self.vit.blocks):
+            x = block(x, [(b, t)])
+            if index >= self.depth - count:
+                found.append(self._tokens(x, b, t))
         return found
 
     def attention(self, images: Tensor) -> Tensor:
         """(B, heads, N) what the class token of the last block attends to among the patches of images (B, 3, H, W)."""
         embedded = self.embed(images, None)
         b, t, _ = embedded.shape
-        x = blocks.forward(self.vit.blocks[:-1], embedded.flatten(0, 1), [(b, t)], self.heads, None, "nothing")
-        block = self.vit.blocks[-1]
+        *before, block = self.vit.blocks
+        x = embedded.flatten(0, 1)
+        for each in before:
+            x = each(x, [(b, t)])
         q, k, _ = (
             block.attn.qkv(block.norm1(x)).view(b, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         )  # (B, h, T, D / h)
