@@ -19,6 +19,9 @@ from dinov2lab.store.folders import Workspace
 from dinov2lab.store.trials import Trial, best_trials, once, read_trials
 
 BEST = 10  # trials shown in the table
+UNCONFIRMED = (
+    "Unconfirmed: the best of many looks better than it is. --confirm trains it and the base with fresh seeds."
+)
 
 
 class Row(NamedTuple):
@@ -150,7 +153,8 @@ def _headline(
         f"Trial {best[0].number} is the best of {len(trials)}: {words.title(metric)} {words.value(metric, value)}{unit}"
     )
     if base and base.values and base.number == best[0].number:
-        return [f"{found}. It is the base: nothing did better.", worth]
+        asks = "--confirm 2 asks with fresh seeds whether the next one is any worse."
+        return [f"{found}. It is the base: nothing did better.", asks if worth == UNCONFIRMED else worth]
     if base and base.values:
         gain = words.signed_points(metric, value - base.values[0])
         found += f", {gain} against the base ({words.value(metric, base.values[0])}{unit}, trial {base.number})"
@@ -164,9 +168,7 @@ def _worth(search: SearchSpec, confirmed: Any, asked_by: str | None) -> str:
             "asks it again on seeds that chose nothing."
         )
     if not confirmed:
-        return (
-            "Unconfirmed: the best of many looks better than it is. --confirm trains it and the base with fresh seeds."
-        )
+        return UNCONFIRMED
     told = [f"{row['arm']}: {row['words']}" for row in confirmed if row["metric"] == confirmed[0]["metric"]]
     return f"With fresh seeds, on {words.title(confirmed[0]['metric'])}, against the base: {'; '.join(told)}."
 

@@ -146,7 +146,7 @@ def confirmation(search: SearchSpec, points: Mapping[str, Point], seeds: int) ->
     arms = {"base": base} | {name: spec_at(search, point) for name, point in points.items()}
     arms = {name: spec for name, spec in arms.items() if name == "base" or spec != base}
     if len(arms) == 1:
-        raise ValueError("nothing to confirm: no trial is better than the base")
+        raise ValueError("nothing to confirm: the base is the best; a larger --confirm takes in the next ones")
     equal = "steps" if len({spec.optim.steps for spec in arms.values()}) == 1 else search.equal
     chosen = [metric for metric in search.metrics if metric.startswith("val/")]
     if not chosen:

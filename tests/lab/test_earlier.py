@@ -148,7 +148,7 @@ class TestConfirmation:
                 assert cell.spec.model_copy(update={"seed": 0}) == spec_at(search, points[cell.arm])
 
     def test_what_cannot_be_confirmed_is_said(self) -> None:
-        with pytest.raises(ValueError, match="no trial is better than the base"):
+        with pytest.raises(ValueError, match="the base is the best; a larger --confirm"):
             confirmation(synthetic.search(), {"trial_0": {}}, 3)
         with pytest.raises(ValueError, match="after no accuracy"):
             confirmation(synthetic.search(metrics={"health/rankme": "maximize"}), {"trial_1": {LR: 2e-3}}, 3)
