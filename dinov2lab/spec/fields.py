@@ -181,7 +181,8 @@ def _words(error: Any, where: Place, model: type[BaseModel]) -> str:
         case "value_error":
             return str(context["error"])
         case "string_pattern_mismatch":
-            return f"{value} may hold only letters, digits and _ . + = -"
+            dot = ", and begin with no dot" if str(error["input"]).startswith(".") else ""
+            return f"{value} may hold only letters, digits and _ . + = -{dot}"
         case kind if kind in _WANTED:
             return f"{value} is no {_WANTED[kind]}"
         case kind if kind in _BOUNDS:

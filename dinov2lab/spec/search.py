@@ -97,7 +97,7 @@ class Pruner(Section):
 
 
 class SearchSpec(Section):
-    name: Annotated[str, Field(pattern=r"^[\w.+=-]+$", max_length=120)]
+    name: Annotated[str, Field(pattern=r"^[\w+=-][\w.+=-]*$", max_length=120)]  # of folders too: `..` is none
     question: str = ""
     base: RunSpec  # its seed is replaced by `seeds`
     space: Annotated[dict[str, Dimension], Field(min_length=1)]

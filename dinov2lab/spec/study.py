@@ -74,7 +74,7 @@ class Tune(Section):
 
 
 class Study(Section):
-    name: Annotated[str, Field(pattern=r"^[\w.+=-]+$", max_length=120)]
+    name: Annotated[str, Field(pattern=r"^[\w+=-][\w.+=-]*$", max_length=120)]  # of folders too: `..` is none
     question: str
     factor: Annotated[tuple[str, ...], Field(min_length=1)]  # the fields that arms may differ in
     equal: Literal["steps", "images", "passes", "flops", "nothing"] = "steps"

@@ -345,6 +345,14 @@ class TestStudies:
         )
 
 
+@pytest.mark.parametrize("name", ["..", ".hidden", "two words", "it's", "a\nb", "a:b"])
+def test_a_study_is_named_so_that_its_name_is_one_of_a_folder(folder: Path, name: str) -> None:
+    (folder / f"{name}.yaml").write_text(STUDY)
+    with pytest.raises(SpecError, match="may hold only letters") as error:
+        load_study(f"{name}.yaml")
+    assert str(error.value).endswith("no dot") == name.startswith(".")
+
+
 def test_find(folder: Path) -> None:
     (folder / "ablations").mkdir()
     (folder / "ablations" / "data_size.yaml").write_text(STUDY)
