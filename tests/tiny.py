@@ -55,9 +55,9 @@ arms:
 """
 
 
-def dinov2lab(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """The command in `folder`, as in a terminal of its own."""
-    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+def dinov2lab(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The command in `folder`, as in a terminal of its own, where `variables` are set."""
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"} | variables
     command = [sys.executable, "-m", "dinov2lab.cli", *words]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 

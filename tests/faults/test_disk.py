@@ -47,7 +47,9 @@ def metrics(place: Path) -> dict[str, float]:
     return found
 
 
-def test_a_full_disk_is_a_line_and_with_space_the_same_command_goes_on(lab: Path, disk: Path) -> None:
+def test_a_full_disk_is_a_line_and_with_space_the_same_command_goes_on_and_no_secret_is_left(
+    lab: Path, disk: Path
+) -> None:
     full = dinov2lab(lab, *RUN)
     assert full.returncode == 2
     assert full.stderr.splitlines()[-1].startswith("lab: no space is left")
@@ -55,5 +57,10 @@ def test_a_full_disk_is_a_line_and_with_space_the_same_command_goes_on(lab: Path
     remount(disk, "size=64m")
     again = dinov2lab(lab, *RUN)
     assert again.returncode == 0, again.stderr
-    assert dinov2lab(lab, *RUN, "--workspace", "elsewhere").returncode == 0
+    server = {"MLFLOW_TRACKING_URI": "http://me:hunter2@127.0.0.1:9", "MLFLOW_TRACKING_PASSWORD": "hunter3"}
+    down = dinov2lab(lab, *RUN, "--workspace", "elsewhere", **server)
+    assert down.returncode == 0, down.stderr
     assert metrics(disk) == metrics(lab / "elsewhere")
+    assert "MLflow is behind, `dinov2lab sync` completes it: MLflow at http://127.0.0.1:9" in down.stderr
+    left = [file.read_bytes() for file in lab.rglob("*") if file.is_file()]
+    assert not [text for text in (down.stdout.encode(), down.stderr.encode(), *left) if b"hunter" in text]
