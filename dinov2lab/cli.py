@@ -56,6 +56,7 @@ def run(
     micro_batches: options.MicroBatches = 1,
     side_by_side: options.SideBySide = 1,
     recompute: options.Recompute = "nothing",
+    shard: options.Cut = "none",
     rerun: options.Rerun = False,
     more_seeds: options.MoreSeeds = None,
     dry_run: options.DryRun = False,
@@ -92,7 +93,7 @@ def run(
 
     jobs = jobs if isinstance(found, Study) else 1
     roots, (jobs, resources) = Roots(data_root, place.cache), commands.resources_for(jobs, device, nproc)
-    resources = commands.in_parts(resources, micro_batches, side_by_side, recompute, cells)
+    resources = commands.in_parts(resources, micro_batches, side_by_side, recompute, shard, cells)
     if isinstance(found, Study) and found.untuned:
         from dinov2lab import tuning
 

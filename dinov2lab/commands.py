@@ -17,7 +17,7 @@ from dinov2lab.spec.document import did_you_mean
 from dinov2lab.spec.identity import run_id
 from dinov2lab.spec.load import FOLDERS, SpecError, find, headline, kind_of, load_recipe, load_study
 from dinov2lab.spec.load_search import load_search
-from dinov2lab.spec.resources import Recompute, Resources
+from dinov2lab.spec.resources import Recompute, Resources, Shard
 from dinov2lab.spec.run import RunSpec
 from dinov2lab.spec.search import SearchSpec
 from dinov2lab.spec.study import Cell, Study, expand
@@ -115,11 +115,18 @@ def refuse_slurm_words(*words: Sequence[str] | None) -> None:
 
 
 def in_parts(
-    resources: Resources, micro_batches: int, side_by_side: int, recompute: Recompute, cells: Sequence[Cell]
+    resources: Resources,
+    micro_batches: int,
+    side_by_side: int,
+    recompute: Recompute,
+    shard: Shard,
+    cells: Sequence[Cell],
 ) -> Resources:
-    """`resources` with a batch in parts. Raises ValueError where that does not go with one of the runs."""
-    changes = {"micro_batches": micro_batches, "side_by_side": side_by_side, "recompute": recompute}
+    """`resources` with a batch in parts, and weights cut. Raises ValueError where that does not go with one of the runs."""
+    changes = {"micro_batches": micro_batches, "side_by_side": side_by_side, "recompute": recompute, "shard": shard}
     cut = resources.model_copy(update=changes | {"threads": max(resources.threads, side_by_side)})
+    if shard != "none" and resources.processes == 1:
+        raise ValueError(f"--shard {shard} cuts among processes, and there is one; --nproc 2, for example")
     for cell in cells:
         cut.check(cell.spec)
     return cut

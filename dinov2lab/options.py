@@ -45,6 +45,9 @@ SideBySide = Annotated[int, typer.Option("--side-by-side", min=1, help="Parts of
 Recompute = Annotated[
     Literal["nothing", "hidden", "blocks"], typer.Option("--recompute", help="In the backward pass, to save memory.")
 ]
+Cut = Annotated[
+    Literal["none", "weights"], typer.Option("--shard", help="What the processes of --nproc cut among them.")
+]
 Rerun = Annotated[bool, typer.Option("--rerun", help="Compute again what has a result.")]
 MoreSeeds = Annotated[
     int | None,

@@ -51,8 +51,9 @@ class PackedBlock(Block):  # type: ignore[misc]
         return self._packed(x, shapes, kept, recompute)
 
     def _packed(self, x: Tensor, shapes: Shapes, kept: tuple[Kept, Kept] | None, recompute: Recompute) -> Tensor:
-        if recompute == "blocks" and kept is not None:
-            x = x.clone()  # what is computed again starts from x, and the residuals are added in place
+        if kept is not None and (recompute == "blocks" or x._is_view()):
+            # The residuals are added in place. What is computed again starts from x; and FSDP hands in a view of it.
+            x = x.clone()
         of_attention, of_mlp = kept or (None, None)
         x = _residual(x, shapes, of_attention, self._attention)
         return _residual(x, shapes, of_mlp, partial(self._mlp, recompute == "hidden"))

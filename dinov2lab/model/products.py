@@ -102,13 +102,13 @@ def _activated_backward(gradient: Tensor, x: Tensor, activation: Activation) -> 
 
 def _norm(x: Tensor, gain: Tensor, shift: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """(normalised, mean, 1 / standard deviation)."""
-    return torch.native_layer_norm(x, x.shape[-1:], gain, shift, eps)
+    return torch.native_layer_norm(x, x.shape[-1:], gain.to(x.dtype), shift.to(x.dtype), eps)
 
 
 def _norm_backward(gradient: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, gain: Tensor, shift: Tensor) -> Gradients:
     """Gradients of (x, gain, shift)."""
     return torch.ops.aten.native_layer_norm_backward(  # type: ignore[no-any-return]
-        gradient.to(x.dtype), x, x.shape[-1:], mean, rstd, gain, shift, [True, True, True]
+        gradient.to(x.dtype), x, x.shape[-1:], mean, rstd, gain.to(x.dtype), shift.to(x.dtype), [True, True, True]
     )
 
 

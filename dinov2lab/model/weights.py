@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
+from dinov2lab.model import shards
 from dinov2lab.model.names import from_huggingface
 from dinov2lab.model.vit import Backbone, Tokens, positions_at
 from dinov2lab.spec.model import HuggingFaceWeights, TimmWeights
@@ -117,7 +118,9 @@ def load_backbone(spec: RunSpec, file: Path) -> Backbone:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What torch saved there; never runs code from the file."""
+    """What torch saved there, or a checkpoint in shards, joined; never runs code from the file."""
+    if path.is_file() and shards.is_index(path):
+        return _joined(*shards.read(path))
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
@@ -125,6 +128,22 @@ def read(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: damaged ({reason}); delete it to start again from nothing") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: not a checkpoint (it holds a {type(content).__name__})")
+    return content
+
+
+def _joined(values: dict[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """As a checkpoint of one file has it."""
+    moments: dict[int, dict[str, Tensor]] = {}
+    groups = [group | {"betas": tuple(group["betas"])} for group in values.pop("groups")]
+    content: dict[str, Any] = values | {"optimizer": {"state": moments, "param_groups": groups}}
+    for name, tensor in tensors.items():
+        side, rest = name.split("/", 1)
+        if side == "optimizer":
+            number, moment = rest.split("/")
+            moments.setdefault(int(number), {})[moment] = tensor
+        else:
+            content.setdefault(side, {})[rest] = tensor
+    content["centres"] = (content["centres"]["cls"], content["centres"]["patches"])
     return content
 
 

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 # What the backward pass computes again instead of keeping it. Hidden layers cost a tenth of the time.
 Recompute = Literal["nothing", "hidden", "blocks"]
+# What each process keeps but its share of, gathering the rest block by block: weights, their gradients and moments.
+Shard = Literal["none", "weights"]
 
 
 class Resources(Section):
@@ -23,6 +25,7 @@ class Resources(Section):
     micro_batches: Count = 1  # parts of a process's batch that are computed one after the other, to save memory
     side_by_side: Count = 1  # parts of each of these that are computed at once, and share the threads
     recompute: Recompute = "nothing"
+    shard: Shard = "none"  # among the processes; one alone has all
     # Processes that make views ahead of the step; with 0 the run makes them itself.
     workers: Annotated[int, Field(ge=0)] = 0
     search: Literal["auto", "exact", "ivf", "faiss_flat", "faiss_ivf", "faiss_ivfpq"] = "auto"  # see curation/index.py
@@ -35,7 +38,11 @@ class Resources(Section):
         return self.micro_batches * self.side_by_side
 
     def check(self, spec: "RunSpec") -> None:
-        """Raises ValueError where a process or a part would cut a KoLeo group, an image or a crop."""
+        """Raises ValueError where a process or a part would cut a KoLeo group, an image or a crop, or shards forbid parts."""
+        if self.shard != "none" and self.side_by_side > 1:
+            raise ValueError(
+                f"--side-by-side {self.side_by_side}: parts at once do not go with --shard {self.shard}; --micro-batches do"
+            )
         koleo, batch = spec.objective.koleo, spec.optim.batch
         group = koleo.group if koleo.weight else 1
         if (batch // group) % self.processes:
@@ -110,6 +117,7 @@ class Slurm(Section):
     cpus: Count = 1  # of a process: on CPU its threads; beside a GPU one trains and the others make views
     memory_gb: Positive | None = None
     hours: Positive = 24.0
+    shard: Shard = "none"  # among the processes of a run
     parallel: Count = 256  # runs of one array at a time
     signal_seconds: Count = 120  # before the limit: time to write a checkpoint and to ask to be queued again
     setup: tuple[Word, ...] = ()  # lines of shell before the run
@@ -123,6 +131,8 @@ class Slurm(Section):
             raise ValueError(f"signal_seconds {self.signal_seconds} leaves a job of hours {self.hours} too little")
         if self.gpus_per_node and self.tasks != self.gpus_per_node:
             raise ValueError(f"tasks_per_node {self.tasks} must be gpus_per_node {self.gpus_per_node}, a GPU each")
+        if self.shard != "none" and self.nodes * self.tasks == 1:
+            raise ValueError(f"shard {self.shard} cuts among the processes of a run, and this profile has one")
         return self
 
     @property
@@ -138,6 +148,9 @@ class Slurm(Section):
 
     @property
     def resources(self) -> Resources:
+        processes = self.nodes * self.tasks
         if self.gpus_per_node:
-            return Resources(device="cuda", processes=self.nodes * self.tasks, threads=self.cpus, workers=self.cpus - 1)
-        return Resources(device="cpu", processes=self.nodes * self.tasks, threads=self.cpus)
+            return Resources(
+                device="cuda", processes=processes, threads=self.cpus, workers=self.cpus - 1, shard=self.shard
+            )
+        return Resources(device="cpu", processes=processes, threads=self.cpus, shard=self.shard)

@@ -1,18 +1,29 @@
-"""All that a run carries from step to step, written atomically; loading never runs code from the file (weights_only)."""
+"""All that a run carries from step to step, written atomically; loading never runs code from the file.
 
+One file of torch's (weights_only), or where the weights are cut among processes a file of each and an index of them, see
+model/shards.py. Either goes on with any number of processes, whether they cut the weights or not.
+"""
+
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dinov2lab import collectives
+from dinov2lab.model import shards
 from dinov2lab.model.weights import read as load
 from dinov2lab.store import atomic
+from dinov2lab.training.distributed import cut_like, local
 from dinov2lab.training.step import Centres, State
 
 
 def save(state: State, path: Path, seconds: float) -> None:
-    """`seconds`: spent in training up to this step, over all resumes. Of several processes the first one writes."""
+    """`seconds`: spent in training up to this step, over all resumes. The first process writes, or each its own share."""
+    if state.cut:
+        _save_shards(state, path, seconds)
+        return
     content = {
         "step": state.step,
         "looks": state.looks,
@@ -24,6 +35,24 @@ def save(state: State, path: Path, seconds: float) -> None:
     }
     if collectives.rank() == 0:
         atomic.write(path, lambda temporary: torch.save(content, temporary))
+        shards.forget(path)
+
+
+def _save_shards(state: State, path: Path, seconds: float) -> None:
+    rank, of = collectives.rank(), collectives.world_size()
+    names = [shards.name_of(path, state.step, each, of) for each in range(of)]
+    sides = {"student": state.student, "teacher": state.teacher}
+    tensors = {f"{side}/{name}": value for side, each in sides.items() for name, value in each.state_dict().items()}
+    optimizer = state.optimizer.state_dict()
+    tensors |= {f"optimizer/{i}/{name}": v for i, each in optimizer["state"].items() for name, v in each.items()}
+    mine = {name: local(value) for name, value in tensors.items() if rank == 0 or local(value) is not value}
+    centres = {f"centres/{name}": value for name, value in state.centres._asdict().items()}
+    shards.write(mine | (centres if rank == 0 else {}), path.with_name(names[rank]))
+    collectives.any_over_ranks(True)  # all are written
+    if rank == 0:
+        values = {"step": state.step, "looks": state.looks, "seconds": seconds, "groups": optimizer["param_groups"]}
+        shards.write_index(path, names, values)
+        shards.forget(path, names)
 
 
 def restore(state: State, path: Path) -> float:
@@ -40,9 +69,9 @@ def restore(state: State, path: Path) -> float:
 def _restore(state: State, path: Path) -> float:
     content = load(path)
     try:
-        state.student.load_state_dict(content["student"])
-        state.teacher.load_state_dict(content["teacher"])
-        state.optimizer.load_state_dict(content["optimizer"])
+        for networks, saved in ((state.student, content["student"]), (state.teacher, content["teacher"])):
+            networks.load_state_dict(_cut(saved, networks.state_dict()))
+        state.optimizer.load_state_dict(_cut_optimizer(content["optimizer"], state.optimizer))
         state.centres = Centres(*(centre.to(state.centres.cls.device) for centre in content["centres"]))
         state.step = content["step"]
         state.looks = tuple(content.get("looks", ()))
@@ -51,6 +80,22 @@ def _restore(state: State, path: Path) -> float:
         raise ValueError(
             f"{path}: not a checkpoint of this run ({_reason(error)}); delete it to start the run anew"
         ) from error
+
+
+def _cut(saved: Mapping[str, Tensor], patterns: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: cut_like(value, patterns[name]) if name in patterns else value for name, value in saved.items()}
+
+
+def _cut_optimizer(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Moments as the parameters are cut; the count of steps is no cut tensor."""
+    parameters = [each for group in optimizer.param_groups for each in group["params"]]
+    return {
+        "param_groups": saved["param_groups"],
+        "state": {
+            number: {name: cut_like(v, parameters[number]) if v.ndim else v for name, v in each.items()}
+            for number, each in saved["state"].items()
+        },
+    }
 
 
 def save_backbone(backbone: nn.Module, path: Path) -> None:

@@ -1,10 +1,12 @@
 """The processes that train one run: where they meet, and the group that collectives reach.
 
-Each process holds the images of its part of every batch and all of the weights; gradients and metrics are averaged.
+Each process holds the images of its part of every batch, and all of the weights or, where these are cut, its share of them;
+gradients and metrics are averaged.
 """
 
 import os
 import socket
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -12,6 +14,12 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from dinov2lab.model.vit import Backbone
 
 LOOPBACK = "127.0.0.1"
 COMING = timedelta(minutes=15)  # between the first process that is there and the last one
@@ -82,3 +90,58 @@ def _listening(place: Place) -> socket.socket:
     """At the one address at which the others look for it; by itself the store listens on every network."""
     family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
     return socket.create_server((place.host, place.port), family=family)
+
+
+def cut(networks: nn.ModuleDict, device: torch.device, *, bf16: bool) -> None:
+    """Leave each process its share of every weight: rows of its first axis, by torch's FSDP2.
+
+    A block, a head, and what is left of a backbone are gathered when they are called, and again when their gradient is
+    computed, which is averaged and cut. `bf16`: they are gathered and computed in it, and their gradients are averaged in
+    float32; the backbone's own few weights stay in float32, and so do the tokens between blocks.
+    """
+    # Of tokens that are views, which nobody writes to.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    exact = MixedPrecisionPolicy(cast_forward_inputs=False)
+    halved = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False) if bf16 else exact
+    for network in networks.values():
+        inner = list(network.vit.blocks) if isinstance(network, Backbone) else []
+        for module in (*inner, network):
+            policy = exact if isinstance(module, Backbone) else halved
+            fully_shard(module, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
+            assert isinstance(module, FSDPModule)
+            module.set_force_sum_reduction_for_comms(device.type == "cpu")  # gloo knows no means
+
+
+def is_cut(network: nn.Module) -> bool:
+    return isinstance(network, FSDPModule)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's share of it, or all of it where it is not cut; writing to it writes to the tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All processes ask for it together."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def cut_like(tensor: Tensor, pattern: Tensor) -> Tensor:
+    """A whole `tensor`, cut as `pattern` is, without asking another process. It may be of another shape."""
+    if not isinstance(pattern, DTensor):
+        return tensor
+    mesh = pattern.device_mesh
+    each = -(-len(tensor) // mesh.size())
+    rank = mesh.get_local_rank()
+    share = tensor[rank * each : (rank + 1) * each].to(pattern.device)
+    return DTensor.from_local(
+        share, mesh, pattern.placements, run_check=False, shape=tensor.shape, stride=tensor.stride()
+    )
+
+
+def clip(module: nn.Module, most: float) -> Tensor:
+    """Scale the gradients of `module` down to a norm of `most`; return their norm, over the shares of all processes."""
+    norm = whole(nn.utils.get_total_norm([each.grad for each in module.parameters() if each.grad is not None]))
+    nn.utils.clip_grads_with_norm_(module.parameters(), most, norm)
+    return norm

@@ -25,6 +25,7 @@ from dinov2lab.store import atomic
 from dinov2lab.store.result import RunFolder
 from dinov2lab.training import checkpoint
 from dinov2lab.training.collapse import Watch
+from dinov2lab.training.distributed import is_cut, whole
 from dinov2lab.training.parts import Part, Parts, of_this_process
 from dinov2lab.training.schedules import values_at
 from dinov2lab.training.start import Start
@@ -85,7 +86,7 @@ def train(
     log_every = max(1, steps // ROWS)
     resources.check(spec)
     parts = Parts(resources)
-    state = State(spec, key, device, start, frozen)
+    state = State(spec, key, device, start, frozen, resources.shard)
     spent = checkpoint.restore(state, folder.checkpoint)
     log = MetricsLog(folder)
     order = Order(len(pictures), key)
@@ -113,7 +114,7 @@ def train(
             if state.step > log.last_step and (
                 last or seen // spec.evaluation.every > step * batch // spec.evaluation.every
             ):
-                row |= probe(teacher_backbone(state), student_backbone(state))
+                row |= probe(whole_backbone(state.teacher, spec), whole_backbone(state.student, spec))
                 pace.restart()
             row |= watch.see(logged)
             if row and state.step > log.last_step:
@@ -127,7 +128,7 @@ def train(
                 return None
     seconds = spent + time.monotonic() - started
     peak = collectives.max_over_ranks(torch.tensor(peak_memory_mb(device), dtype=torch.float64))
-    return Trained(teacher_backbone(state), seconds, float(peak), watch.verdict())
+    return Trained(whole_backbone(state.teacher, spec), seconds, float(peak), watch.verdict())
 
 
 def positions_of(step: int, batch: int) -> NDArray[np.int64]:
@@ -152,16 +153,16 @@ def make_batch(
     return Batch(crops, masks.unflatten(0, (2, -1))[:, mine].flatten(0, 1)).to(device)
 
 
-def teacher_backbone(state: State) -> Backbone:
-    backbone = state.teacher["backbone"]
+def whole_backbone(networks: nn.ModuleDict, spec: RunSpec) -> Backbone:
+    """That of `networks`; where it is cut, a copy of all of it, which all processes make together."""
+    backbone = networks["backbone"]
     assert isinstance(backbone, Backbone)
-    return backbone
-
-
-def student_backbone(state: State) -> Backbone:
-    backbone = state.student["backbone"]
-    assert isinstance(backbone, Backbone)
-    return backbone
+    if not is_cut(backbone):
+        return backbone
+    with torch.device("meta"):
+        found = Backbone(spec.model, spec.views.global_px).requires_grad_(False)
+    found.load_state_dict({name: whole(value) for name, value in backbone.state_dict().items()}, assign=True)
+    return found
 
 
 def described(logged: dict[str, torch.Tensor], step: int, spec: RunSpec) -> dict[str, Any]:

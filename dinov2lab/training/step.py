@@ -14,11 +14,12 @@ from dinov2lab import collectives
 from dinov2lab.draws import Key, bits
 from dinov2lab.model.blocks import Kept
 from dinov2lab.model.vit import Backbone, Tokens
-from dinov2lab.spec.resources import Recompute
+from dinov2lab.spec.resources import Recompute, Shard
 from dinov2lab.spec.run import ObjectiveSpec, RunSpec
 from dinov2lab.training import losses
 from dinov2lab.training import optimizer as optimizers
 from dinov2lab.training import teacher as teachers
+from dinov2lab.training.distributed import clip, cut
 from dinov2lab.training.parts import WHOLE, Part, Parts, accumulate, kept_of, of_this_process
 from dinov2lab.training.schedules import Values, values_at
 from dinov2lab.training.start import Start
@@ -55,8 +56,12 @@ class State:
         device: torch.device,
         start: Start | None = None,
         frozen: nn.ModuleDict | None = None,
+        shard: Shard = "none",
     ) -> None:
-        """`start`: in place of drawn weights. `frozen`: a teacher that never changes, and is part of no checkpoint."""
+        """`start`: in place of drawn weights. `frozen`: a teacher that never changes, and is part of no checkpoint.
+
+        `shard`: what is cut among the processes, where there are several.
+        """
         self.step = 0
         self.looks: tuple[int, ...] = ()  # of collapse.py, the latest
         student = teachers.build_student(spec, key)
@@ -66,6 +71,10 @@ class State:
             teacher.load_state_dict(start.teacher, strict=False)
         self.student, self.teacher = student.to(device), teacher.to(device)
         self.frozen = frozen.to(device) if frozen else None
+        self.cut = shard == "weights" and collectives.world_size() > 1
+        for networks in (self.student, self.teacher, self.frozen) if self.cut else ():
+            if networks is not None:
+                cut(networks, device, bf16=spec.optim.precision == "bf16")
         self.optimizer = optimizers.build(dict(self.student.items()), spec.optim)
         objective = spec.objective
         self.centres = Centres(
@@ -87,11 +96,11 @@ def train_step(state: State, batch: Batch, spec: RunSpec, key: Key, parts: Parts
     logged = add_gradients(state.student, batch, targets, spec, key, state.step, parts)
     logged["teacher/entropy"] = losses.entropy(targets.cls)
     gradients = [each.grad for each in state.student.parameters() if each.grad is not None]
-    collectives.average_over_ranks([*logged.values(), *gradients])
+    collectives.average_over_ranks([*logged.values(), *([] if state.cut else gradients)])  # cut ones are means already
     total = logged["loss/total"]
     if not torch.isfinite(total):
         raise Diverged(f"the loss is {total.item()} at step {state.step}")
-    norms = [nn.utils.clip_grad_norm_(module.parameters(), spec.optim.clip) for module in state.student.values()]
+    norms = [clip(module, spec.optim.clip) for module in state.student.values()]
     # The norm of a head that no term uses is a zero on the CPU.
     if not torch.stack([norm.to(total.device) for norm in norms]).isfinite().all():
         raise Diverged(f"a gradient is not finite at step {state.step}")

@@ -10,6 +10,7 @@ from dinov2lab.draws import Key, torch_seed
 from dinov2lab.model.heads import ProjectionHead
 from dinov2lab.model.vit import Backbone
 from dinov2lab.spec.run import RunSpec
+from dinov2lab.training.distributed import local
 
 
 def networks(spec: RunSpec) -> nn.ModuleDict:
@@ -38,5 +39,6 @@ def build_teacher(student: nn.ModuleDict) -> nn.ModuleDict:
 
 @torch.no_grad()
 def update(teacher: nn.ModuleDict, student: nn.ModuleDict, momentum: float) -> None:
-    """teacher = momentum x teacher + (1 - momentum) x student."""
-    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)
+    """teacher = momentum x teacher + (1 - momentum) x student, of each process's share."""
+    ours, theirs = ([local(each) for each in networks.parameters()] for networks in (teacher, student))
+    torch._foreach_lerp_(ours, theirs, 1 - momentum)

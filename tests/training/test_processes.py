@@ -115,8 +115,9 @@ def test_a_resume_with_as_many_processes_ends_with_the_same_bits(tmp_path: Path)
     assert rows(tmp_path / "stopped") == rows(tmp_path / "calm")
 
 
+@pytest.mark.parametrize("shard", ["none", "weights"])
 def test_what_one_process_finds_not_finite_stops_all_before_the_update(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shard: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = step.student_losses
 
@@ -129,7 +130,7 @@ def test_what_one_process_finds_not_finite_stops_all_before_the_update(
 
     calls: list[None] = []
     monkeypatch.setattr(step, "student_losses", poisoned)
-    said = trained(tmp_path / "run", SPEC, 2, checkpoint_seconds=1e-9)
+    said = trained(tmp_path / "run", SPEC, 2, checkpoint_seconds=1e-9, shard=shard)
     assert said == ["Diverged: the loss is nan at step 3"] * 2
     assert checkpoint.load(tmp_path / "run/checkpoint.pt")["step"] == 3
     assert json.loads((tmp_path / "run/diverged.json").read_text())["samples"] == [
