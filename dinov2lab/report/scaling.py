@@ -21,6 +21,7 @@ from dinov2lab.report.statistics import Interval
 Values = NDArray[np.float64]
 
 EXPONENTS = np.geomspace(0.02, 5.0, 400)  # a smaller one is no law with a limit, a larger one a step
+OPEN = Interval(1.001 * float(EXPONENTS[0]), 0.999 * float(EXPONENTS[-1]))  # an interval that reaches out of it is open
 LEAST_SIZES, LEAST_SEEDS = 4, 2  # a law has three parameters: three sizes cannot speak against it
 AHEAD = 2.0  # times the largest size: no forecast goes further
 MISFIT = 0.05  # p of the departure from the law below which it is no law
@@ -77,7 +78,9 @@ def fit(sizes: ArrayLike, table: ArrayLike, alpha: float) -> Law | str:
     spread = spread_of(y)
     if not spread.residual > 1e-18 * float(np.abs(y).max()) ** 2:
         return "the seeds agree to the last digit, which leaves no spread to judge a law by"
-    profile = _profile(x / x.min(), y, spread)
+    profile = _profile(x / x.min(), y, spread, EXPONENTS)
+    for _ in range(2):  # closer: of precise data the first grid sees too little
+        profile = _profile(x / x.min(), y, spread, _around(profile, float(stats.f.isf(alpha, 1, spread.seeds_df))))
     best, k = profile.best, len(x)
     close = profile.distance - profile.distance[best]
     among = profile.exponents[close <= stats.f.isf(alpha, 1, spread.residual_df)]
@@ -86,7 +89,7 @@ def fit(sizes: ArrayLike, table: ArrayLike, alpha: float) -> Law | str:
     ahead = AHEAD * float(x.max())
     limit, limits = _level(profile, 0.0, spread, y.shape, alpha)
     forecast, forecasts = _level(profile, ahead / float(x.min()), spread, y.shape, alpha)
-    bounded = exponents.low > EXPONENTS[0]
+    bounded = exponents.low > OPEN.low
     seen = float(np.ptp(y.mean(axis=1)))
     return Law(
         first=float(x.min()),
@@ -106,7 +109,7 @@ def fit(sizes: ArrayLike, table: ArrayLike, alpha: float) -> Law | str:
 def _refusal(misfit: float, exponents: Interval, forecast: Interval, seen: float) -> str:
     if misfit < MISFIT:
         return "the means depart from a power law with an offset by more than the seeds do from one another"
-    if exponents.low <= EXPONENTS[0] and exponents.high >= EXPONENTS[-1]:
+    if exponents.low <= OPEN.low and exponents.high >= OPEN.high:
         return "the seeds leave every exponent open"
     if forecast.high - forecast.low > seen:
         return "the interval of a forecast is wider than all that was seen between the sizes"
@@ -121,16 +124,24 @@ def spread_of(table: Values) -> Spread:
     return Spread(residual, (k - 1) * (n - 1), k * float(((columns - mean) ** 2).sum()) / (n - 1), n - 1)
 
 
-def _profile(x: Values, table: Values, spread: Spread) -> _Profile:
+def _around(profile: _Profile, bound: float) -> Values:
+    """As many exponents, between the first ones that are too far from the means on either side of the best."""
+    among = np.flatnonzero(profile.distance - profile.distance[profile.best] <= bound)
+    first, last = max(among[0] - 1, 0), min(among[-1] + 1, len(profile.exponents) - 1)
+    closer: Values = np.geomspace(profile.exponents[first], profile.exponents[last], len(profile.exponents))
+    return closer
+
+
+def _profile(x: Values, table: Values, spread: Spread, exponents: Values) -> _Profile:
     """By least squares on the means: what the seeds share is taken up by the limit."""
     means = table.mean(axis=1)
-    powers = x[None, :] ** -EXPONENTS[:, None]  # (C, K)
+    powers = x[None, :] ** -exponents[:, None]  # (C, K)
     design = np.stack([np.ones_like(powers), powers], axis=2)  # (C, K, 2)
     inverse = np.linalg.inv(np.einsum("cki,ckj->cij", design, design))
     coefficients = np.einsum("cij,ckj,k->ci", inverse, design, means)
     left = means - np.einsum("cki,ci->ck", design, coefficients)
     distance = table.shape[1] * (left**2).sum(axis=1) / spread.residual
-    return _Profile(EXPONENTS, coefficients, inverse, distance)
+    return _Profile(exponents, coefficients, inverse, distance)
 
 
 def _level(profile: _Profile, x: float, spread: Spread, shape: tuple[int, ...], alpha: float) -> tuple[float, Interval]:
