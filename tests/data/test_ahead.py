@@ -57,14 +57,15 @@ def test_processes_end_with_the_iterator() -> None:
 
 RUN = """
 import os, signal, sys, time, psutil
+from contextlib import closing
 from dinov2lab.data.ahead import ahead
 signal.signal(signal.SIGINT, signal.default_int_handler)
-steps = ahead(lambda step: step, range(10**6), 2)
-next(steps)
-print(*(child.pid for child in psutil.Process().children()), flush=True)
-while True:
+with closing(ahead(lambda step: step, range(10**6), 2)) as steps:
     next(steps)
-    time.sleep(0.01)
+    print(*(child.pid for child in psutil.Process().children()), flush=True)
+    while True:
+        next(steps)
+        time.sleep(0.01)
 """
 
 
