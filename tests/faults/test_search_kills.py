@@ -27,8 +27,8 @@ from dinov2lab.store.folders import Workspace
 from dinov2lab.store.result import RunFolder
 from dinov2lab.store.trials import read_trials
 
-KILLS, JOBS = int(os.environ.get("KILLS", "4")), int(os.environ.get("JOBS", "2"))
-TRIALS = max(5, KILLS)
+KILLS, JOBS = int(os.environ.get("KILLS", "3")), int(os.environ.get("JOBS", "2"))
+TRIALS = max(4, KILLS)
 WHOLE = 2  # of ten kills, the one that is of the whole command: it costs every worker the import of torch
 SEARCH = """
 base: tiny.yaml

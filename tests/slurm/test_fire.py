@@ -19,7 +19,7 @@ from dinov2lab.store.result import RunFolder
 
 pytestmark = pytest.mark.system
 
-SLICES = int(os.environ.get("SLICES", "3"))  # 10 for the full measurement, see benchmarks/README.md
+SLICES = int(os.environ.get("SLICES", "2"))  # 10 for the full measurement, see benchmarks/README.md
 UNCURATED = re.sub(r"curation:.*\n", "", RECIPE)
 SEED_0 = STUDY.split("arms:")[0].replace("[0, 1]", "[0]")
 

@@ -37,7 +37,9 @@ def test_a_study_is_submitted_once_and_ends_with_its_report(empty: None, calm: L
     lab = Lab(tmp_path / 'it\'s a "lab" of $HOME é')
     assert "4 runs submitted" in lab.say("run", "path", *SMALL)
     jobs = squeue()
-    (lab.code / "dinov2lab/lab/execute.py").write_text("raise SystemError('edited while jobs wait')\n")
+    edited = lab.code / "dinov2lab/lab/execute.py"
+    whole = edited.read_text()
+    edited.write_text("raise SystemError('edited while jobs wait')\n")
     assert "0 runs submitted; before: 4 queued" in lab.say("run", "path", *SMALL)
     assert squeue().keys() <= jobs.keys()
     assert {row["state"] for row in lab.status()} == {"queued"}
@@ -54,6 +56,7 @@ def test_a_study_is_submitted_once_and_ends_with_its_report(empty: None, calm: L
     run = lab.status()[0]["run"]
     assert f"run {run} finished" in lab.say("logs", run[:6])
     assert "Does the path hold?" in lab.say("run", "path", *SMALL)
+    edited.write_text(whole)
     assert_evaluated_there_and_read_here(lab)
 
 
