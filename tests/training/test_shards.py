@@ -9,6 +9,7 @@ import torch
 from short_run import SPEC, pictures, with_
 from side_by_side import CPU, together
 from test_processes import EMA, FIFTY, KEY, SHARED, assert_alike, rows, trained
+from torch.distributed.tensor import DTensor
 
 from dinov2lab.data.loader import Order
 from dinov2lab.model import shards
@@ -57,9 +58,9 @@ def _stepped(spec: Any, steps: int, shard: Any) -> tuple[State, dict[str, torch.
 
 
 def _bytes() -> int:
-    """Of the storages of all float32 tensors that Python knows."""
+    """Of the storages of all float32 tensors that Python knows; those that other tests left without any do not count."""
     gc.collect()
-    tensors = [local(each) for each in gc.get_objects() if issubclass(type(each), torch.Tensor)]
+    tensors = [local(each) for each in gc.get_objects() if type(each) in (torch.Tensor, torch.nn.Parameter, DTensor)]
     storages = {
         each.untyped_storage().data_ptr(): each.untyped_storage().nbytes()
         for each in tensors
