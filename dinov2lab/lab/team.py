@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from dinov2lab.lab.workers import cause
+from dinov2lab.store.aside import aside
 from dinov2lab.training.distributed import Meeting, Place
 from dinov2lab.training.step import Diverged
 
@@ -124,9 +125,8 @@ class Team:
     @contextmanager
     def _watched(self) -> Iterator[None]:
         """Inside, this process ends where another one has died and the collective that waits for it does not notice."""
-        over = threading.Event()
 
-        def watch() -> None:
+        def watch(over: threading.Event) -> None:
             while not over.wait(0.5):
                 for rank, process in enumerate(self._others):
                     if process.poll() is not None and not over.wait(GRACE):
@@ -134,13 +134,8 @@ class Team:
                         os.write(sys.stderr.fileno(), f"{died}\n".encode())
                         os._exit(1)
 
-        thread = threading.Thread(target=watch, daemon=True)
-        thread.start()
-        try:
+        with aside(watch):
             yield
-        finally:
-            over.set()
-            thread.join()
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dinov2lab.lab.devices import seen_gpus
+from dinov2lab.store.aside import aside
 from dinov2lab.store.result import RunFolder
 
 EVERY = 10.0  # seconds
@@ -31,7 +32,7 @@ class Busy(NamedTuple):
 @contextmanager
 def taken(folder: RunFolder, every: float = EVERY) -> Iterator[None]:
     """While inside, rows are added from a thread; one at least, at the end, unless the machine tells nothing."""
-    over, before = threading.Event(), _busy()
+    before = _busy()
 
     def take() -> None:
         nonlocal before
@@ -42,19 +43,14 @@ def taken(folder: RunFolder, every: float = EVERY) -> Iterator[None]:
             with folder.vitals.open("ab") as file:
                 file.write(json.dumps(row).encode() + b"\n")
 
-    def go_on() -> None:
+    def go_on(over: threading.Event) -> None:
         while not over.wait(every):
             take()
         take()
 
     _mend(folder.vitals)
-    thread = threading.Thread(target=go_on, daemon=True)
-    thread.start()
-    try:
+    with aside(go_on):
         yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def _mend(file: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from dinov2lab.store import atomic
+from dinov2lab.store.aside import aside
 from dinov2lab.store.result import RunFolder
 
 BEAT = 10.0  # seconds
@@ -18,22 +19,18 @@ SILENCE = 60.0  # seconds after which nobody is there
 @contextmanager
 def beating(folder: RunFolder) -> Iterator[None]:
     """While inside, heartbeat.json is touched again and again; it goes at the end, however the end comes about but a kill."""
-    over = threading.Event()
     words = {"host": socket.gethostname(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID")}
     atomic.write_json(folder.heartbeat, words)
 
-    def beat() -> None:
+    def beat(over: threading.Event) -> None:
         while not over.wait(BEAT):
             with suppress(OSError):  # a full disk ends no run for want of a heartbeat
                 os.utime(folder.heartbeat)
 
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
     try:
-        yield
+        with aside(beat):
+            yield
     finally:
-        over.set()
-        thread.join()
         folder.heartbeat.unlink(missing_ok=True)
 
 

@@ -46,6 +46,7 @@ def test_a_short_run_has_one_and_half_a_row_that_a_kill_left_is_cut_off(folder: 
 def test_a_folder_that_cannot_be_written_to_ends_nothing(tmp_path: Path) -> None:
     with vitals.taken(RunFolder(tmp_path / "gone")):
         pass
+    assert not (tmp_path / "gone").exists()
 
 
 def test_graphics_cards_tell_what_they_can(folder: RunFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
