@@ -129,20 +129,15 @@ def submit(order: Order, cells: Sequence[Cell], closing: Callable[[str], str], a
     """
     launch, code = new_launch(order.workspace, order.study.name), snapshot.take(order.workspace)
     graph = parts(order, cells, closing)
-    for part in graph:
-        for name, plan in part.plans.items():
-            atomic.write_json(launch.path / f"{name}.json", plan)
     sent: dict[str, list[str]] = {"stages": [], "runs": [], "report": []}
-    try:
+    with all_or_none(graph, launch) as ids:
         for part in graph:
             refuse(part, launch, code)
         for part in graph:
             after = sent["stages"] if part.what == "runs" else [*sent["stages"], *sent["runs"], *also]
-            sent[part.what] += _send(part, order.workspace, launch, code, after if part.what != "stages" else [])
-    except BaseException:
-        slurm.cancel({each for jobs in sent.values() for each in jobs})
-        launch.forget()
-        raise
+            found = _send(part, order.workspace, launch, code, after if part.what != "stages" else [])
+            sent[part.what] += found
+            ids += found
     jobs = Jobs(
         study=order.study.name,
         stages=next(iter(sent["stages"]), None),
@@ -151,6 +146,21 @@ def submit(order: Order, cells: Sequence[Cell], closing: Callable[[str], str], a
     )
     atomic.write_text(launch.record, jobs.model_dump_json(indent=1) + "\n")
     return jobs
+
+
+@contextmanager
+def all_or_none(graph: Sequence[Part], launch: Launch) -> Iterator[list[str]]:
+    """Inside, with its plans written, the jobs of `graph` are sent and their ids listed; an error takes all of it back."""
+    ids = list[str]()
+    for part in graph:
+        for name, plan in part.plans.items():
+            atomic.write_json(launch.path / f"{name}.json", plan)
+    try:
+        yield ids
+    except BaseException:
+        slurm.cancel(ids)
+        launch.forget()
+        raise
 
 
 def refuse_run(name: str, part: Part, workspace: Workspace, code: Path) -> None:
@@ -166,13 +176,8 @@ def refuse_run(name: str, part: Part, workspace: Workspace, code: Path) -> None:
 def send_run(name: str, part: Part, workspace: Workspace, code: Path) -> str:
     """Submit the job of one run for the search `name`; returns its id. Raises SlurmError."""
     launch = new_launch(workspace, name)
-    for run, plan in part.plans.items():
-        atomic.write_json(launch.path / f"{run}.json", plan)
-    try:
+    with all_or_none([part], launch):
         (job,) = _send(part, workspace, launch, code, [])
-    except BaseException:
-        launch.forget()
-        raise
     jobs = Jobs(study=name, stages=None, arrays=(job,), report=None)
     atomic.write_text(launch.record, jobs.model_dump_json(indent=1) + "\n")
     return job

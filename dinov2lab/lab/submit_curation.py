@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from dinov2lab.data.source import Roots
-from dinov2lab.lab import slurm, snapshot
+from dinov2lab.lab import snapshot
 from dinov2lab.lab.job import Job, curate_part, curate_whole
-from dinov2lab.lab.submit import LARGEST, Part, executor, refuse, sent
+from dinov2lab.lab.submit import LARGEST, Part, all_or_none, executor, refuse, sent
 from dinov2lab.spec.resources import Slurm
 from dinov2lab.spec.run import RunSpec
 from dinov2lab.store import atomic
@@ -60,20 +60,13 @@ def submit(order: Order) -> Sequence[str]:
     """Send all jobs, or, where sbatch would refuse one, none; returns their ids, an array's without indices."""
     if order.shards > LARGEST:
         raise ValueError(f"--shards {order.shards}: an array of Slurm holds at most {LARGEST}")
-    launch, code, ids = new_launch(order.workspace, order.name), snapshot.take(order.workspace), list[str]()
+    launch, code = new_launch(order.workspace, order.name), snapshot.take(order.workspace)
     graph = parts(order)
-    for part in graph:
-        for name, plan in part.plans.items():
-            atomic.write_json(launch.path / f"{name}.json", plan)
-    try:
+    with all_or_none(graph, launch) as ids:
         for part in graph:
             refuse(part, launch, code)
         for part in graph:
             ids.append(sent(part, launch, code, ids[-1:])[0].job_id.partition("_")[0])
-    except BaseException:
-        slurm.cancel(ids)
-        launch.forget()
-        raise
     jobs = Jobs(study=order.name, stages=None, arrays=tuple(ids[:-1]), report=ids[-1])
     atomic.write_text(launch.record, jobs.model_dump_json(indent=1) + "\n")
     return ids

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dinov2lab.data.source import Roots
-from dinov2lab.lab import slurm, snapshot
+from dinov2lab.lab import snapshot
 from dinov2lab.lab.job import Job, measure
-from dinov2lab.lab.submit import LARGEST, Part, executor, refuse, sent
+from dinov2lab.lab.submit import LARGEST, Part, all_or_none, executor, refuse, sent
 from dinov2lab.spec.resources import Slurm
 from dinov2lab.store import atomic
 from dinov2lab.store.folders import Workspace
@@ -40,19 +40,12 @@ def preview(order: Order) -> list[tuple[str, str]]:
 
 def submit(order: Order) -> list[str]:
     """Send all, or, where sbatch would refuse them, nothing; returns the ids of the arrays. Raises SlurmError."""
-    launch, code, ids = new_launch(order.workspace, order.study), snapshot.take(order.workspace), list[str]()
+    launch, code = new_launch(order.workspace, order.study), snapshot.take(order.workspace)
     graph = parts(order)
-    for part in graph:
-        for name, plan in part.plans.items():
-            atomic.write_json(launch.path / f"{name}.json", plan)
-    try:
+    with all_or_none(graph, launch) as ids:
         refuse(graph[0], launch, code)
         for part in graph:
             ids.append(sent(part, launch, code, [])[0].job_id.partition("_")[0])
-    except BaseException:
-        slurm.cancel(ids)
-        launch.forget()
-        raise
     jobs = Jobs(study=order.study, stages=None, arrays=tuple(ids), report=None)
     atomic.write_text(launch.record, jobs.model_dump_json(indent=1) + "\n")
     return ids
