@@ -17,6 +17,7 @@ from curated import Lab, without_row
 from memory import MemorySource, encoded, picture
 from PIL import Image
 
+from dinov2lab.cli import main
 from dinov2lab.curation import arrays, cache, inputs
 from dinov2lab.curation.arrays import rows_file
 from dinov2lab.data.source import Source, Unreadable, decode
@@ -173,22 +174,26 @@ def curate(recipe: Path, workspace: Path, *words: str) -> subprocess.CompletedPr
 
 
 @pytest.mark.system
-def test_by_command_a_pool_that_grew_and_shards_end_as_one_pass(recipe, tmp_path):
-    whole = json.loads(curate(recipe, tmp_path / "whole").stdout)
+def test_by_command_a_pool_that_grew_and_shards_end_as_one_pass(recipe, tmp_path, capsys):
+    def curated(workspace: str, *words: str) -> str:
+        place = ("--data-root", str(tmp_path), "--workspace", str(tmp_path / workspace))
+        with pytest.raises(SystemExit, match="0"):
+            main(["curate", str(recipe), *place, "--json", *words])
+        return json.loads(capsys.readouterr().out)["id"]
+
+    whole = curated("whole")
     images = pq.read_table(tmp_path / "pool.parquet")
     pq.write_table(images.slice(0, 120), tmp_path / "pool.parquet")
-    assert json.loads(curate(recipe, tmp_path / "grown").stdout)["id"] != whole["id"]
+    assert curated("grown") != whole
     pq.write_table(images, tmp_path / "pool.parquet")
-    grown = json.loads(curate(recipe, tmp_path / "grown", "--append").stdout)
-    assert grown["id"] == whole["id"]
+    assert curated("grown", "--append") == whole
     waits = curate(recipe, tmp_path / "cut", "--shards", "2", "--shard", "1")
     assert waits.stderr.splitlines()[-1] == (
         "read parquet:pool.parquet: 1 of 2 parts are still to come; then the same command once more"
     )
-    assert json.loads(curate(recipe, tmp_path / "cut", "--shards", "2").stdout)["id"] == whole["id"]
+    assert curated("cut", "--shards", "2") == whole
 
 
-@pytest.mark.system
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -197,9 +202,10 @@ def test_by_command_a_pool_that_grew_and_shards_end_as_one_pass(recipe, tmp_path
         ("--dry-run", "--profile, --slurm and --dry-run are for --launcher slurm"),
     ],
 )
-def test_what_does_not_go_together_is_one_line(recipe, tmp_path, words, said):
-    answer = curate(recipe, tmp_path / "lab", *words.split())
-    assert (answer.returncode, answer.stderr) == (2, said + "\n")
+def test_what_does_not_go_together_is_one_line(recipe, tmp_path, capsys, words, said):
+    with pytest.raises(SystemExit) as end:
+        main(["curate", str(recipe), "--workspace", str(tmp_path / "lab"), *words.split()])
+    assert (end.value.code, capsys.readouterr().err) == (2, said + "\n")
 
 
 @pytest.mark.system

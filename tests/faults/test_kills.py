@@ -68,7 +68,7 @@ dinov2lab.cli.main()
 
 def prepared(folder: Path) -> Path:
     for name, text in (
-        ("experiments/tiny.yaml", RECIPE.replace("steps: 12", f"steps: {STEPS}")),
+        ("experiments/tiny.yaml", RECIPE.replace("steps: 12", f"steps: {STEPS}").replace("every: 128", "every: 640")),
         ("experiments/embedder.yaml", EMBEDDER),
         ("ablations/path.yaml", STUDY),
     ):

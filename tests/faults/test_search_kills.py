@@ -43,7 +43,8 @@ sampler: random
 
 def prepared(folder: Path) -> Path:
     (folder / "experiments").mkdir(parents=True)
-    (folder / "experiments" / "tiny.yaml").write_text(RECIPE.replace("steps: 12", "steps: 60"))
+    recipe = RECIPE.replace("steps: 12", "steps: 40").replace("every: 128", "every: 640")
+    (folder / "experiments" / "tiny.yaml").write_text(recipe)
     (folder / "experiments" / "search.yaml").write_text(SEARCH % TRIALS)
     return folder
 

@@ -29,7 +29,7 @@ class Lab:
         ):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text)
-        shutil.copytree(ROOT / "dinov2lab", self.code / "dinov2lab", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / "dinov2lab", self.code / "dinov2lab")
 
     def say(self, *words: str, code: int = 0) -> str:
         environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}

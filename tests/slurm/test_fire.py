@@ -42,7 +42,7 @@ def steady(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def test_many_time_slices_end_as_one(tmp_path: Path) -> None:
     """Warned again and again, by the signal ahead of a limit and by that of a preemption, in the middle of a step."""
-    recipe = RECIPE.replace("steps: 12", "steps: 240").replace("every: 128", "every: 2560")
+    recipe = RECIPE.replace("steps: 12", "steps: 100").replace("every: 128", "every: 1600")
     calm, sliced = (Lab(tmp_path / name, SEED_0 + ONE_ARM, recipe) for name in ("calm", "sliced"))
     calm.say("run", "path", "--jobs", "1", "--device", "cpu")
     sliced.say("run", "path", *SMALL)

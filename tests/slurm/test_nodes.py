@@ -53,17 +53,16 @@ def assert_alike(lab: Lab, calm: Lab) -> None:
     assert lab.metrics()[run].keys() == calm.metrics()[run].keys()
 
 
-@pytest.mark.parametrize("flags", [("--slurm", "tasks_per_node=2"), TWO_NODES])
-def test_two_processes_have_the_losses_of_one(flags: tuple[str, ...], calm: Lab, tmp_path: Path) -> None:
+def test_two_processes_of_a_node_have_the_losses_of_one(calm: Lab, tmp_path: Path) -> None:
     lab = Lab(tmp_path, SEED_0 + ONE_ARM, LONG)
-    assert "1 run submitted" in lab.say("run", "path", *SMALL, *flags)
+    assert "1 run submitted" in lab.say("run", "path", *SMALL, "--slurm", "tasks_per_node=2")
     until(lambda: not squeue())
     assert lab.status()[0]["state"] == "done"
     assert_alike(lab, calm)
     assert lab.report.exists()
 
 
-def test_a_warning_and_the_death_of_a_process_lose_nothing(calm: Lab, tmp_path: Path) -> None:
+def test_two_nodes_have_them_too_after_a_warning_and_the_death_of_a_process(calm: Lab, tmp_path: Path) -> None:
     """All write one checkpoint and are queued again; of a process that dies the others do not stay behind."""
     lab = Lab(tmp_path, SEED_0 + ONE_ARM, LONG)
     lab.say("run", "path", *SMALL, *TWO_NODES)
