@@ -285,8 +285,8 @@ def _name_stale(cells: Sequence[Cell], workspace: Workspace, roots: "Roots", nam
     from dinov2lab.lab.stale import come_since, stale_sources
 
     found = [outcome for cell in cells if (outcome := workspace.run(cell.run).outcome())]
-    for uri in stale_sources(found, roots):
-        note(f"stale: {uri} has changed since these runs read it; --rerun computes them again")
+    for line in stale_sources(found, roots):
+        note(line)
     for uri in come_since(found, roots):
         note(f"{uri} was not there and is now: dinov2lab evaluate {name} --skipped")
 

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from dinov2lab.spec.cost import images_of_run
 from dinov2lab.spec.study import Cell
 from dinov2lab.store.folders import Workspace
+from dinov2lab.store.result import RunFolder
 from dinov2lab.store.state import Follower, seconds_left
 from dinov2lab.terminal import duration, metric, note, outcome_text
 
@@ -107,7 +108,26 @@ def _name(cell: Cell) -> str:
 
 class _Watched(NamedTuple):
     cell: Cell
+    folder: RunFolder
     follower: Follower
+    before: dict[Path, int]  # its files, as they were when the watch began
+
+    def wrote(self, *files: Path) -> bool:
+        """Since then, by the files alone: clocks jump."""
+        return any(_stamp(file) != self.before[file] for file in files)
+
+
+def _watched(cell: Cell, workspace: Workspace) -> _Watched:
+    folder = workspace.run(cell.run)
+    files = (folder.result, folder.failure, folder.spec, folder.provenance, folder.metrics)
+    return _Watched(cell, folder, Follower(folder), {file: _stamp(file) for file in files})
+
+
+def _stamp(file: Path) -> int:
+    try:
+        return file.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 @contextmanager
@@ -116,9 +136,9 @@ def watching(cells: Sequence[Cell], workspace: Workspace, finals: Sequence[str])
 
     Gives the view, whose `step` shows how far a curation is.
     """
-    runs = [_Watched(cell, Follower(workspace.run(cell.run))) for cell in cells]
+    runs = [_watched(cell, workspace) for cell in cells]
     stop, view = threading.Event(), _Bars() if sys.stderr.isatty() else _Lines()
-    thread = threading.Thread(target=_watch, args=(runs, workspace, finals, view, stop), daemon=True)
+    thread = threading.Thread(target=_watch, args=(runs, finals, view, stop), daemon=True)
     thread.start()
     try:
         yield view
@@ -128,21 +148,14 @@ def watching(cells: Sequence[Cell], workspace: Workspace, finals: Sequence[str])
         view.close()
 
 
-def _watch(
-    runs: list[_Watched], workspace: Workspace, finals: Sequence[str], view: _View, stop: threading.Event
-) -> None:
-    began = time.time() - 1  # a file system's clock may be coarse
+def _watch(runs: list[_Watched], finals: Sequence[str], view: _View, stop: threading.Event) -> None:
     last = False
     while not last:
         last = stop.wait(POLL_SECONDS)
         for each in list(runs):
-            folder = workspace.run(each.cell.run)
-            if _newer([folder.result, folder.failure], began) and (outcome := folder.outcome()):
+            folder = each.folder
+            if each.wrote(folder.result, folder.failure) and (outcome := folder.outcome()):
                 view.end(each.cell, outcome_text(outcome, finals))
                 runs.remove(each)
-            elif _newer([folder.spec, folder.provenance, folder.metrics], began) and not last:
-                view.show(each.cell, each.follower.read() if _newer([folder.metrics], began) else {})
-
-
-def _newer(files: Sequence[Path], began: float) -> bool:
-    return any(file.exists() and file.stat().st_mtime >= began for file in files)
+            elif each.wrote(folder.spec, folder.provenance, folder.metrics) and not last:
+                view.show(each.cell, each.follower.read() if each.wrote(folder.metrics) else {})

@@ -289,7 +289,7 @@ class TestRecipe:
         said = call("run", "small")
         assert re.search(r"^test/knn +0\.125", said.out, re.MULTILINE)
         assert said.out.endswith(f"run  lab/runs/{cell.run}\n")
-        assert "stale: folder:gone" in said.err
+        assert "folder:gone cannot be opened any more: folder:gone" in said.err
 
     def test_a_failed_run_is_exit_code_1(self, project: Project, call) -> None:
         Path("images/one.png").write_bytes(b"")

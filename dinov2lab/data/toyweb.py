@@ -70,6 +70,8 @@ def materialise(part: str, cache: Path) -> Path:
     asked = _parsed(part)
     folder = cache / "toyweb" / f"{asked.images}-{asked.seed}{f'-{asked.shift}' if asked.shift else ''}-{version()}"
     file = folder / f"{asked.name}.parquet"
+    if file.exists():  # also where nothing may be written any more
+        return file
     with atomic.locked(folder / f"{asked.name}.lock"):
         if not file.exists():
             table, truth = _drawn(asked)
