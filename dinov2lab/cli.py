@@ -78,7 +78,8 @@ def run(
         from dinov2lab import cluster
 
         where = cluster.Places(place, data_root, reports)
-        raise typer.Exit(cluster.run(found, where, profiles or (), slurm or (), rerun=rerun, dry_run=dry_run))
+        words = (profiles or (), slurm or ())
+        raise typer.Exit(cluster.run(found, where, *words, jobs=jobs, rerun=rerun, dry_run=dry_run))
     commands.refuse_slurm_words(profiles, slurm)
     cells = expand(found) if isinstance(found, Study) else (found,)
     if dry_run and isinstance(found, Study) and found.untuned:

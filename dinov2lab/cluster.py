@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dinov2lab import commands, publisher, searching, terminal
+from dinov2lab import commands, publisher, searching, terminal, tuning
 from dinov2lab.data.source import Roots
 from dinov2lab.lab import opening, slurm, submit, tracking
 from dinov2lab.lab.outcome import bury
@@ -14,13 +14,12 @@ from dinov2lab.lab.plan import is_finished
 from dinov2lab.lab.slurm_bench import SlurmBench
 from dinov2lab.lab.standing import standings
 from dinov2lab.lab.submit import Order
-from dinov2lab.report.search import write_search_report
 from dinov2lab.searching import Again
 from dinov2lab.spec.document import SpecError, did_you_mean
 from dinov2lab.spec.profile import load_profile
 from dinov2lab.spec.resources import Slurm
 from dinov2lab.spec.search import SearchSpec
-from dinov2lab.spec.study import Cell, Study, expand
+from dinov2lab.spec.study import Cell, Place, Study, expand
 from dinov2lab.store import atomic, attempts, garbage, studies
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.result import RunFolder
@@ -64,17 +63,21 @@ def run(
     profiles: Sequence[str],
     settings: Sequence[str],
     *,
+    jobs: int | None = None,
     rerun: bool,
     dry_run: bool,
 ) -> int:
-    """The exit code of `run` on a cluster. It returns when the jobs are with Slurm."""
+    """The exit code of `run` on a cluster. It returns when the jobs are with Slurm. Arms that are to be tuned are so first,
+    `jobs` runs at a time.
+    """
     if not isinstance(found, Study):
         raise ValueError("--launcher slurm wants a study; a recipe alone runs here")
-    if found.untuned:
-        raise ValueError(
-            f"--launcher slurm does not tune arms: without it, dinov2lab run {found.name} tunes them on this machine"
-        )
     arms, report = profiles_of(found, profiles, settings), places.reports / found.name
+    if found.untuned and dry_run:
+        tuning.show_tuning(found, places.workspace, as_json=False)
+        return 0
+    if found.untuned:
+        found = _tuned(found, places, arms, jobs or AT_ONCE)
     order = Order(found, arms, places.workspace, Roots(places.data, places.workspace.cache), places.reports)
     if dry_run:
         terminal.show_scripts(preview(order))
@@ -86,6 +89,16 @@ def run(
         return int("failed" in launched.states)
     terminal.show_launched(found, launched.submitted, launched.jobs.all if launched.jobs else (), launched.states)
     return 0
+
+
+def _tuned(study: Study, places: Places, profiles: Mapping[str, Slurm], jobs: int) -> Study:
+    """`study` at what its searches found, whose runs are jobs. It returns when they have ended; the same command goes on."""
+    roots = Roots(places.data, places.workspace.cache)
+
+    def bench(place: Place, search: SearchSpec) -> SlurmBench:
+        return SlurmBench(search.name, search.base, places.workspace, roots, profiles[place.arm], jobs)
+
+    return tuning.tune(study, places.workspace, roots, places.reports, bench)
 
 
 def search(
@@ -111,7 +124,7 @@ def search(
     if again.best:
         study = searching.study_of_best(found, trials, again)
         failed = run(study, places, profiles, settings, rerun=False, dry_run=False)
-        write_search_report(found, places.workspace, report)
+        searching.publish(found, places.workspace, places.reports)
         return failed
     return searching.code_of(trials)
 

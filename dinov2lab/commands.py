@@ -219,7 +219,7 @@ def run_study(
         note(line)
     studies.record(study, workspace)
     devices = free_gpus() if resources.device != "cpu" else ()
-    with Publisher(study.name, workspace, report.parent) as publisher:
+    with Publisher("study", study.name, workspace, report.parent) as publisher:
         follow = _following([workspace.run(cell.run) for cell in cells], publisher)
         with watching(cells, workspace, study.metrics):
             failed = launch.run_study(

@@ -1,8 +1,8 @@
 """Report and MLflow in a process of their own: the launcher stays small and never waits for either.
 
-The process (`python -m dinov2lab.publisher STUDY WORKSPACE REPORTS`) reads `report` or `mirror` line by line from its
-standard input and answers each with one line: `done`, `behind` and what MLflow lacks, or `error` and why there is no report.
-It leaves when the input ends.
+The process (`python -m dinov2lab.publisher KIND NAME WORKSPACE REPORTS ASKED_BY`) reads `report` or `mirror` line by line
+from its standard input and answers each with one line: `done`, `behind` and what MLflow lacks, or `error` and why there is
+no report. It leaves when the input ends.
 """
 
 import os
@@ -11,25 +11,30 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
+from dinov2lab.spec.search import SearchSpec
 from dinov2lab.spec.study import Study, expand
 from dinov2lab.store import atomic
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.studies import stored
+from dinov2lab.store.trials import is_concluded, stored_search
 
+Kind = Literal["study", "search"]
 What = Literal["report", "mirror"]
 
 
 class Publisher:
     """The launcher's end of it. The process starts when it is first asked for something."""
 
-    def __init__(self, study: str, workspace: Workspace, reports: Path) -> None:
-        self._words = [study, str(workspace.path), str(reports)]
+    def __init__(self, kind: Kind, name: str, workspace: Workspace, reports: Path, asked_by: str | None = None) -> None:
+        """`asked_by`: the study whose arm a search tunes."""
+        self._words = [kind, name, str(workspace.path), str(reports), asked_by or ""]
         self._process: subprocess.Popen[str] | None = None
         self._waiting: threading.Thread | None = None
         self._answer = ""
@@ -54,8 +59,9 @@ class Publisher:
             return False
         process = self._running()
         assert process.stdin is not None
-        process.stdin.write(what + "\n")
-        process.stdin.flush()
+        with suppress(BrokenPipeError):  # it has died just now: no answer will come
+            process.stdin.write(what + "\n")
+            process.stdin.flush()
         self._waiting = threading.Thread(target=self._listen, args=(process,), daemon=True)
         self._waiting.start()
         return True
@@ -93,12 +99,18 @@ class Publisher:
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C in the terminal reaches all; the parent decides
-    name, place, reports = sys.argv[1:]
+    kind, name, place, reports, asked_by = sys.argv[1:]
     workspace = Workspace(Path(place))
-    study = stored(name, workspace)
-    assert study is not None, "a launch records its study first"
+    if kind == "search":
+        publish: Callable[..., str | None] = partial(
+            publish_search, stored_search(name, workspace), workspace, Path(reports), asked_by or None
+        )
+    else:
+        study = stored(name, workspace)
+        assert study is not None, "a launch records its study first"
+        publish = partial(_publish_study, study, workspace, Path(reports))
     for line in sys.stdin:
-        answer = _published(study, workspace, Path(reports), report=line.strip() == "report")
+        answer = _answer(publish, report=line.strip() == "report")
         with suppress(BrokenPipeError):  # the launcher is gone, and the input will end
             os.write(sys.stdout.fileno(), f"{answer}\n".encode())
 
@@ -133,18 +145,39 @@ def watched(study: Study, workspace: Workspace, report: Path, *, pool: bool, sec
         time.sleep(seconds)
 
 
-def _published(study: Study, workspace: Workspace, reports: Path, *, report: bool) -> str:
-    from dinov2lab.lab import tracking
-
+def _answer(publish: Callable[..., str | None], *, report: bool) -> str:
     try:
-        if report:
-            write(study, workspace, reports / study.name)
-        behind = tracking.try_sync(study, workspace, reports)
-        if report and write(study, workspace, reports / study.name):  # it links runs that MLflow has only now
-            behind = tracking.try_sync(study, workspace, reports)
+        behind = publish(report=report)
     except (ValueError, OSError) as error:
         return f"error {str(error).splitlines()[0]}"
     return f"behind {behind}" if behind else "done"
+
+
+def _publish_study(study: Study, workspace: Workspace, reports: Path, *, report: bool) -> str | None:
+    """Returns what MLflow lacks."""
+    from dinov2lab.lab import tracking
+
+    if report:
+        write(study, workspace, reports / study.name)
+    behind = tracking.try_sync(study, workspace, reports)
+    if report and write(study, workspace, reports / study.name):  # it links runs that MLflow has only now
+        behind = tracking.try_sync(study, workspace, reports)
+    return behind
+
+
+def publish_search(
+    search: SearchSpec, workspace: Workspace, reports: Path, asked_by: str | None, *, report: bool
+) -> str | None:
+    """Returns what MLflow lacks."""
+    from dinov2lab.lab import search_mirror
+    from dinov2lab.lab.importances import write_importances
+    from dinov2lab.report.search import write_search_report
+
+    if is_concluded(search, workspace.search(search.name)):
+        write_importances(search, workspace)
+    if report:
+        write_search_report(search, workspace, reports / search.name, asked_by)
+    return search_mirror.try_sync(search, workspace, reports / search.name)
 
 
 if __name__ == "__main__":

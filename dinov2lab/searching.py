@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dinov2lab.commands import of_kind, run_study, verdict_of
+from dinov2lab.publisher import Publisher
 from dinov2lab.spec.load import find
 from dinov2lab.spec.load_search import load_search
 from dinov2lab.spec.points import confirmation
@@ -50,41 +51,58 @@ def run_search(
     `asked_by`: the study whose arm it tunes.
     """
     folder = workspace.search(search.name)
-    if is_concluded(search, folder) and (report / "index.html").exists():
+    if _is_told(search, folder, report):
         return read_trials(folder)
     from dinov2lab.lab import search as lab
-    from dinov2lab.lab import search_mirror
-    from dinov2lab.report.search import write_search_report
 
-    known, last = {trial.number for trial in _ended(folder)}, -math.inf
+    with Publisher("search", search.name, workspace, report.parent, asked_by) as publisher:
+        lab.run_search(
+            search,
+            workspace,
+            roots,
+            bench(),
+            storage=storage,
+            on_change=_following(search, folder, publisher),
+            on_earlier=_tell_earlier,
+            on_trouble=lambda said: note(f"{said}; runs go on, and the search as soon as it gets an answer"),
+        )
+        _finish(publisher)
+    return read_trials(folder)
 
-    def publish() -> str | None:
-        write_search_report(search, workspace, report, asked_by)
-        return search_mirror.try_sync(search, workspace, report)
+
+def _is_told(search: SearchSpec, folder: Path, report: Path) -> bool:
+    """Whether it has come to its end, and its report says so."""
+    page = report / "index.html"
+    told = is_concluded(search, folder) and page.exists()
+    return told and page.stat().st_mtime >= (folder / "concluded").stat().st_mtime
+
+
+def _following(search: SearchSpec, folder: Path, publisher: Publisher) -> Callable[[], None]:
+    """What to call often: it tells of each trial that has ended, and has the report written now and then."""
+    known, due, last = {trial.number for trial in _ended(folder)}, False, -math.inf
 
     def follow() -> None:
-        nonlocal last
+        nonlocal due, last
         fresh = [trial for trial in _ended(folder) if trial.number not in known]
         for trial in fresh:
             known.add(trial.number)
             note(trial_text(search, trial, read_trials(folder)))
-        if fresh and time.monotonic() - last > PUBLISH_SECONDS:
-            publish()
-            last = time.monotonic()
+        due = due or bool(fresh)
+        if due and time.monotonic() - last > PUBLISH_SECONDS and publisher.ask("report"):
+            due, last = False, time.monotonic()
 
-    lab.run_search(
-        search,
-        workspace,
-        roots,
-        bench(),
-        storage=storage,
-        on_change=follow,
-        on_earlier=_tell_earlier,
-        on_trouble=lambda said: note(f"{said}; runs go on, and the search as soon as it gets an answer"),
-    )
-    if late := publish():
-        note(f"MLflow is behind, `dinov2lab sync` completes it: {late}")
-    return read_trials(folder)
+    return follow
+
+
+def publish(search: SearchSpec, workspace: Workspace, reports: Path) -> None:
+    """Report and MLflow, from what there is."""
+    with Publisher("search", search.name, workspace, reports) as publisher:
+        _finish(publisher)
+
+
+def _finish(publisher: Publisher) -> None:
+    if behind := publisher.finish():
+        note(f"MLflow is behind, `dinov2lab sync` completes it: {behind}")
 
 
 def _tell_earlier(found: "Sequence[Fitting]") -> None:
@@ -140,12 +158,10 @@ def _confirm(
     resources: Resources,
 ) -> int:
     """Train the best trials and the base with fresh seeds, as a study; returns how many runs failed."""
-    from dinov2lab.report.search import write_search_report
-
     study = study_of_best(search, trials, again)
     out = reports / study.name
     failed = run_study(study, workspace, roots, out, jobs=jobs, resources=resources, rerun=False)
-    write_search_report(search, workspace, reports / search.name)
+    publish(search, workspace, reports)
     show_verdict(study, verdict_of(out), out, as_json=False)
     return failed
 

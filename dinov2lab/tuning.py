@@ -1,6 +1,7 @@
-"""Tuning the arms of a study before it runs: a search for each of them, one after the other, at one and the same budget."""
+"""Tuning the arms of a study before it runs: a search for each place, one after the other, at one and the same budget."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +9,7 @@ from dinov2lab.searching import point_text, run_search
 from dinov2lab.spec.cost import images_of_run
 from dinov2lab.spec.resources import Resources
 from dinov2lab.spec.search import SearchSpec
-from dinov2lab.spec.study import Study, expand
+from dinov2lab.spec.study import Place, Study, expand
 from dinov2lab.spec.tuning import searches
 from dinov2lab.store import studies
 from dinov2lab.store.folders import Workspace
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from dinov2lab.data.source import Roots
     from dinov2lab.lab.bench import Bench
 
+ONCE = (
+    "each arm is tuned once, for all seeds: the study's intervals will not hold how lucky that search was; with per: seed in "
+    "tune: they would"
+)
+
 
 def tune_here(
     study: Study, workspace: Workspace, roots: "Roots", reports: Path, jobs: int, resources: Resources
@@ -27,7 +33,7 @@ def tune_here(
     if resources.processes > 1:
         raise ValueError("--nproc: an arm is tuned with one process a run; run without it until the arms are tuned")
 
-    def bench() -> "Bench":
+    def bench(*_: object) -> "Bench":
         from dinov2lab.lab.bench import LocalBench
 
         return LocalBench(workspace, roots, resources, jobs)
@@ -38,49 +44,67 @@ def tune_here(
     return done
 
 
-def tune(study: Study, workspace: Workspace, roots: "Roots", reports: Path, bench: Callable[[], "Bench"]) -> Study:
-    """`study` with every arm at the best point of its own search, of which nothing is left to do. The same call goes on.
+def tune(
+    study: Study,
+    workspace: Workspace,
+    roots: "Roots",
+    reports: Path,
+    bench: Callable[[Place, SearchSpec], "Bench"],
+) -> Study:
+    """`study` at what its searches found, of which nothing is left to do. The same call goes on.
 
-    Raises ValueError where no trial of an arm runs to its end.
+    Raises ValueError where no trial of a search runs to its end.
     """
-    for arm, search in searches(study).items():
-        note(f"arm {arm} is tuned first: {search.name}, {budget_text(search)}")
-        trials = run_search(search, workspace, roots, reports / search.name, bench, None, asked_by=study.name)
+    if study.tune and study.tune.per == "arm":
+        note(ONCE)
+    for place, search in searches(study).items():
+        note(f"{words(place)} is tuned first: {search.name}, {budget_text(search)}")
+        at = partial(bench, place, search)
+        trials = run_search(search, workspace, roots, reports / search.name, at, None, asked_by=study.name)
         if not best_trials(search, trials):
             reasons = [trial.reason for trial in trials if trial.state == "failed"]
             raise ValueError(
-                f"arm {arm} cannot be tuned: no trial of {search.name} ran to its end{f' ({reasons[-1]})' if reasons else ''}"
+                f"{words(place)} cannot be tuned: no trial of {search.name} ran to its end"
+                + (f" ({reasons[-1]})" if reasons else "")
             )
     done = studies.tuned_here(study, workspace)
     assert done.tune
     assert not done.untuned
-    for arm, found in done.tune.found.items():
-        note(f"arm {arm}: {point_text(found.point)}, of {found.points} points the best on val; now fresh seeds")
+    for place in done.places:
+        found = done.tune.found[str(place)]
+        note(f"{words(place)}: {point_text(found.point)}, of {found.points} points the best on val; now fresh seeds")
     return done
 
 
+def words(place: Place) -> str:
+    return f"arm {place.arm}" if place.seed is None else f"arm {place.arm}, seed {place.seed}"
+
+
 def budget_text(search: SearchSpec) -> str:
-    """What each arm may cost, in words."""
+    """What each search may cost, in words."""
     given = search.budget.model_dump(exclude_none=True)
     return " and ".join(f"{value:,} {name}" for name, value in given.items())
 
 
 def show_tuning(study: Study, workspace: Workspace, as_json: bool) -> None:
     """The searches that come before a study's runs, how far each is, and what they may cost."""
-    of, rows = searches(study), list[dict[str, Any]]()
-    for arm, search in of.items():
-        ended = [trial for trial in read_trials(workspace.search(search.name)) if trial.state != "running"]
-        most = search.budget.trials and search.budget.trials * images_of_run(search.base) * len(search.seeds)
-        bounds = [bound for bound in (most, search.budget.images) if bound is not None]
-        rows.append(
-            {"arm": arm, "search": search.name, "ended": len(ended), "seeds": search.seeds, "images": min(bounds)}
-        )
+    rows = [_planned(place, search, workspace) for place, search in searches(study).items()]
     if as_json:
         say_json({"tune": rows})
         return
-    say(f"{study.name} has no runs before its arms are tuned, each within {budget_text(next(iter(of.values())))}")
+    budget = budget_text(next(iter(searches(study).values())))
+    say(f"{study.name} has no runs before its arms are tuned, each search within {budget}")
+    columns = ("arm", "search", "trials ended", "seeds", "images at most")
     lines = [
         (each["arm"], each["search"], f"{each['ended']}", ", ".join(map(str, each["seeds"])), f"{each['images']:,}")
         for each in rows
     ]
-    table(("arm", "search", "trials ended", "seeds", "images at most"), lines, right=("trials ended", "images at most"))
+    table(columns, lines, right=("trials ended", "images at most"))
+
+
+def _planned(place: Place, search: SearchSpec, workspace: Workspace) -> dict[str, Any]:
+    ended = [trial for trial in read_trials(workspace.search(search.name)) if trial.state != "running"]
+    most = search.budget.trials and search.budget.trials * images_of_run(search.base) * len(search.seeds)
+    bounds = [bound for bound in (most, search.budget.images) if bound is not None]
+    told = {"arm": place.arm, "seed": place.seed, "search": search.name}
+    return told | {"ended": len(ended), "seeds": search.seeds, "images": min(bounds)}

@@ -105,6 +105,7 @@ def test_packages_are_empty(file: str) -> None:
         ("commands", "torch timm mlflow optuna pandas scipy matplotlib"),
         ("evaluating", "torch timm mlflow optuna pandas scipy matplotlib"),
         ("searching", "torch timm mlflow optuna pandas scipy matplotlib"),
+        ("lab.search", "torch timm mlflow pandas scipy sklearn matplotlib"),
         ("store.manifest", "torch timm mlflow optuna pandas scipy matplotlib"),
         ("report.render", "torch timm mlflow"),
     ],

@@ -1,7 +1,7 @@
 """A study whose arms are tuned: searches with runs that are a formula, and the commands around them."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,11 @@ import fabricated
 import pytest
 import synthetic
 
-from dinov2lab import tuning
+from dinov2lab import cluster, publisher, searching, tuning
 from dinov2lab.cli import main
-from dinov2lab.data.source import Roots
+from dinov2lab.data.source import Roots, open_source
+from dinov2lab.lab import opening, search_mirror
 from dinov2lab.lab import search as lab_search
-from dinov2lab.lab import search_mirror
 from dinov2lab.spec.load import load_study
 from dinov2lab.spec.points import runs_at
 from dinov2lab.spec.run import RunSpec
@@ -22,7 +22,7 @@ from dinov2lab.spec.study import Study, expand
 from dinov2lab.spec.tuning import searches
 from dinov2lab.store import atomic, studies
 from dinov2lab.store.folders import Workspace
-from dinov2lab.store.trials import best_trials, read_trials
+from dinov2lab.store.trials import best_trials, read_trials, stored_search
 
 BASE = """\
 data: {train: "folder:images"}
@@ -51,10 +51,38 @@ tune: {per_arm: ../experiments/rates.yaml, budget: {trials: 6}}
 """
 
 
+class Here:
+    """Publishes in this process, where there is no MLflow: a process for each search takes its time."""
+
+    def __init__(self, kind: str, name: str, workspace: Workspace, reports: Path, asked_by: str | None = None) -> None:
+        self._about = (name, workspace, reports, asked_by)
+
+    def __enter__(self) -> "Here":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def ask(self, _: str) -> bool:
+        return False
+
+    def finish(self) -> str:
+        name, workspace, reports, asked_by = self._about
+        search = stored_search(name, workspace)
+        return publisher.publish_search(search, workspace, reports, asked_by, report=True) or ""
+
+
+def opened(needed: Iterable[str], roots: Roots) -> None:
+    for uri in needed:
+        open_source(uri, roots)
+
+
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(search_mirror, "try_sync", lambda *_: None)  # tested in test_search_mirror.py
+    monkeypatch.setattr(searching, "Publisher", Here)
+    monkeypatch.setattr(opening, "refuse_absent", opened)
     monkeypatch.setattr(lab_search, "work_at", partial(lab_search.work_at, every=0.0))
     for folder in ("experiments", "ablations", "images"):
         Path(folder).mkdir()
@@ -71,7 +99,7 @@ def tuned(lab: Workspace, **how: Any) -> Study:
         lab,
         Roots(Path(), lab.cache),
         Path("reports"),
-        lambda: synthetic.Bench(lab, paced=True, **how),
+        lambda *_: synthetic.Bench(lab, paced=True, **how),
     )
 
 
@@ -92,7 +120,7 @@ def test_each_arm_runs_at_its_best_point_and_nothing_that_chose_is_evidence(lab:
     assert study.tune
     assert set(study.tune.found) == {"cold", "warm"}
     chosen, tried = dict[str, float](), list[list[dict[str, Any]]]()
-    for arm, search in searches(before).items():
+    for (arm, _), search in searches(before).items():
         trials = read_trials(lab.search(search.name))
         tried.append([trial.point for trial in trials if trial.origin == "sampled"])
         assert all(trial.runs == tuple(each.run for each in runs_at(search, trial.point)) for trial in trials)
@@ -111,6 +139,52 @@ def test_each_arm_runs_at_its_best_point_and_nothing_that_chose_is_evidence(lab:
     )
 
 
+def test_tuned_for_each_seed_it_runs_each_at_the_best_point_of_its_own_search(lab: Workspace) -> None:
+    Path("ablations/warmth.yaml").write_text(STUDY.replace("budget: {trials: 6}", "budget: {trials: 4}, per: seed"))
+    study = tuned(lab)
+    before, best, tried = load_study("ablations/warmth.yaml"), dict[Any, float](), dict[Any, Any]()
+    for place, search in searches(before).items():
+        trials = read_trials(lab.search(search.name))
+        best[place] = best_trials(search, trials)[0].point["optim.lr"]
+        tried[place] = [trial.point for trial in trials if trial.origin == "sampled"]
+    assert {(cell.arm, cell.seed): cell.spec.optim.lr for cell in expand(study)} == best
+    assert len(set(best.values())) > 2
+    cold, warm = ([tried[arm, seed] for seed in (0, 1)] for arm in ("cold", "warm"))
+    assert cold == warm  # random: the same luck for the arms of a seed, and another one for each seed
+    assert cold[0] != cold[1]
+    assert studies.as_it_stands(before, lab) == study
+    more = study.with_more_seeds(1)
+    whole = tuning.tune(more, lab, Roots(Path(), lab.cache), Path("reports"), lambda *_: synthetic.Bench(lab))
+    assert expand(whole)[:4] == expand(study)
+    assert len(expand(whole)) == 6
+    studies.record(whole, lab)
+    assert studies.as_it_stands(before, lab) == whole
+
+
+def test_on_a_cluster_the_runs_of_the_searches_are_jobs_and_then_those_of_the_study(
+    lab: Workspace, call: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    benches, launched = list[Any](), list[Study]()
+
+    def bench(name: str, base: RunSpec, workspace: Workspace, roots: Roots, profile: Any, jobs: int) -> synthetic.Bench:
+        benches.append((name, base.objective.teacher.temperature, profile.hours, jobs))
+        return synthetic.Bench(workspace, jobs)
+
+    def launch(order: Any, *, rerun: bool) -> cluster.Launched:
+        launched.append(order.study)
+        return cluster.Launched(4, None, ["queued"])
+
+    monkeypatch.setattr(cluster, "SlurmBench", bench)
+    monkeypatch.setattr(cluster, "launch", launch)
+    words = ("run", "warmth", "--launcher", "slurm", "--slurm", "hours=2.0", "--jobs", "3")
+    assert "warmth.cold" in call(*words, "--dry-run")[1]
+    assert not benches
+    assert call(*words)[0] == 0
+    assert benches == [("warmth.cold", 0.02, 2.0, 3), ("warmth.warm", 0.08, 2.0, 3)]
+    assert launched == [studies.as_it_stands(load_study("ablations/warmth.yaml"), lab)]
+    assert not launched[0].untuned
+
+
 def test_a_tuning_that_was_stopped_goes_on(lab: Workspace, tmp_path: Path) -> None:
     whole = Workspace(tmp_path / "whole")
     undisturbed = tuned(whole)
@@ -127,7 +201,9 @@ def test_a_tuning_that_was_stopped_goes_on(lab: Workspace, tmp_path: Path) -> No
     study, stops = load_study("ablations/warmth.yaml"), 0
     while True:
         try:
-            done = tuning.tune(study, lab, Roots(Path(), lab.cache), Path("reports"), lambda: Stopping(lab, paced=True))
+            done = tuning.tune(
+                study, lab, Roots(Path(), lab.cache), Path("reports"), lambda *_: Stopping(lab, paced=True)
+            )
             break
         except Stop:
             stops += 1
@@ -142,8 +218,6 @@ def test_the_commands_say_how_far_it_is(lab: Workspace, call: Callable[..., tupl
     for words in (("status", "warmth"), ("report", "warmth"), ("run", "warmth", "--more-seeds", "1")):
         code, _, said = call(*words)
         assert (code, said.count("\n")) == (2, 1)
-    code, _, said = call("run", "warmth", "--launcher", "slurm")
-    assert (code, said.count("\n")) == (2, 1)
     code, _, said = call("run", "warmth", "--nproc", "2", "--device", "cpu")
     assert (code, said.count("\n")) == (2, 1)
     listed = json.loads(call("list", "--json")[1])

@@ -8,13 +8,12 @@ from contextlib import suppress
 from typing import Protocol
 
 from dinov2lab.data.source import Roots
-from dinov2lab.lab.outcome import bury
+from dinov2lab.lab.outcome import give_up
 from dinov2lab.lab.workers import ENOUGH, cause
 from dinov2lab.spec.points import Planned
 from dinov2lab.spec.resources import Resources
-from dinov2lab.store import attempts, disk
+from dinov2lab.store import disk
 from dinov2lab.store.folders import Workspace
-from dinov2lab.store.result import RunFolder
 
 
 class Bench(Protocol):
@@ -53,7 +52,7 @@ class LocalBench:
             if worker.code != 0 and (trouble := disk.trouble(self._workspace.path)):
                 raise ValueError(trouble)
             if worker.run is not None:
-                self._died(self._workspace.run(worker.run), worker.code)
+                give_up(self._workspace.run(worker.run), cause(worker.code))
         began = any(worker.begun for worker in (*self._workers, *dead))
         self._stillborn = 0 if began else self._stillborn + len(dead)
         if self._stillborn >= ENOUGH * self.jobs:
@@ -61,10 +60,6 @@ class LocalBench:
                 f"{self._stillborn} processes died one after the other before they began a run, the last one of "
                 f"{cause(dead[-1].code)}; see above"
             )
-
-    def _died(self, folder: RunFolder, code: int) -> None:
-        if folder.outcome() is None and (reason := attempts.exhausted(folder)):
-            bury(folder, f"{reason}, the last time by {cause(code)}")
 
     def free(self) -> bool:
         return sum(worker.run is not None for worker in self._workers) < self.jobs

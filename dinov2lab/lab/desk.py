@@ -19,7 +19,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from dinov2lab.lab.bench import Bench
 from dinov2lab.lab.earlier import add_earlier, handed_on, refuse_unknown
-from dinov2lab.lab.importances import write_importances
 from dinov2lab.lab.proposals import StorageError, encoded, open_study, sampler, settle, size, suggest, using
 from dinov2lab.lab.rungs import promotable, stops_at
 from dinov2lab.lab.trials import collapse, means, measured, points_asked, record_of, spent, within_budget
@@ -112,9 +111,7 @@ class Desk:
             return bool(self._tasks or self._in_state(TrialState.RUNNING))
 
     def conclude(self) -> None:
-        """Say what mattered, and that nothing is left to do."""
-        with using(self._search, self._url):
-            write_importances(self._study, self._search, self._folder)
+        """Say that nothing is left to do."""
         atomic.write_text(self._folder / "concluded", as_stored(self._search))
 
     def leave(self) -> None:

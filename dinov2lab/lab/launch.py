@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from dinov2lab.data.source import Roots
-from dinov2lab.lab.outcome import bury
+from dinov2lab.lab.outcome import give_up
 from dinov2lab.lab.workers import ENOUGH, Worker, cause, dismiss
 from dinov2lab.spec.resources import Resources
 from dinov2lab.spec.study import Cell, Study, expand
-from dinov2lab.store import atomic, attempts, disk, garbage
+from dinov2lab.store import atomic, disk, garbage
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.result import RunFolder, RunResult
 
@@ -118,8 +118,5 @@ class _Crew:
             raise ValueError(
                 f"{ENOUGH} workers died one after the other before they began a run, of {cause(code)}; see above"
             )
-        if run is None:
-            return
-        folder = self._workspace.run(run)
-        if folder.outcome() is None and (reason := attempts.exhausted(folder)):
-            bury(folder, f"{reason}, the last time by {cause(code)}")
+        if run is not None:
+            give_up(self._workspace.run(run), cause(code))

@@ -25,14 +25,18 @@ def check(cells: Iterable[Cell], roots: Roots) -> list[str]:
     specs = [cell.spec for cell in cells]
     needed = {uri for spec in specs for uri in spec.sources() if uri not in spec.only_evaluated_on()}
     beside = {uri for spec in specs for uri in spec.sources()} - needed
+    return [f"not evaluated: {line}" for line in refuse_absent(sorted(needed), roots, sorted(beside))]
+
+
+def refuse_absent(needed: Iterable[str], roots: Roots, beside: Iterable[str] = ()) -> list[str]:
+    """A line for each of `beside` that is not there. Raises ValueError where any of `needed` is not, or cannot be opened."""
     command = [sys.executable, "-m", "dinov2lab.lab.opening", str(roots.data), str(roots.cache)]
-    command += [*sorted(needed), "--", *sorted(beside)]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    answer = subprocess.run([*command, *needed, "--", *beside], capture_output=True, text=True, check=False)
     if answer.returncode == MISTAKE:
         raise ValueError(answer.stdout.strip())
     if answer.returncode != 0:
         raise ValueError(f"the sources cannot be opened: {answer.stderr.strip() or cause(answer.returncode)}")
-    return [f"not evaluated: {line}" for line in answer.stdout.splitlines()]
+    return answer.stdout.splitlines()
 
 
 def main() -> None:

@@ -3,7 +3,8 @@
 import time
 from collections.abc import Callable
 
-from dinov2lab.data.source import Roots, open_source
+from dinov2lab.data.source import Roots
+from dinov2lab.lab import opening
 from dinov2lab.lab.bench import Bench
 from dinov2lab.lab.desk import Desk
 from dinov2lab.lab.earlier import Fitting
@@ -34,8 +35,7 @@ def run_search(
     storage or Slurm stops answering, with what it says. Raises ValueError where a source or the storage cannot be opened, or
     does not answer for long; KeyboardInterrupt, after the workers have written their checkpoints.
     """
-    for uri in _sources(search):
-        open_source(uri, roots)  # a wrong path is said once, and before anything starts
+    opening.refuse_absent(_sources(search), roots)  # a wrong path is said once, and before anything starts
     desk = Desk(search, workspace, bench, storage)
     on_earlier(desk.earlier)
     try:

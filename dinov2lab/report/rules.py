@@ -55,6 +55,7 @@ def replaced(change: Changed) -> str:
         f"{rule.alpha:g} over {words.plural(rule.looks, 'look')}"
         + (f", margin {rule.margin:g}" if rule.margin else "")
         + (f", and its arms were tuned with {tuned.allowed(change.budget)}" if change.budget else "")
+        + (" for each seed" if change.per == "seed" else "")
     )
 
 

@@ -263,4 +263,6 @@ def seed_varies(study: Study) -> tuple[str, ...]:
     varies = ["the network's first weights", "the order of the images", "the crops and their colours", "the masks"]
     if sampled:
         varies.append(f"the random sample of images (in {words.listed(sampled)})")
+    if study.tune and study.tune.per == "seed":
+        varies.append("what the search for it found")
     return tuple(varies)

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from dinov2lab.report import recipe, words
 from dinov2lab.spec.search import Budget
-from dinov2lab.spec.study import Study
+from dinov2lab.spec.study import Study, Tune
 
 CAVEAT = (
     "Each arm stands at the point that its one search found: how lucky that search was is part of the difference, and the "
@@ -14,9 +14,10 @@ APART = ("tpe", "gp")  # samplers that learn, and so try other points in each ar
 
 
 class Row(NamedTuple):
-    """An arm and what came of its search."""
+    """A search and what came of it."""
 
     arm: str
+    seed: int | None  # of the study, where the search was for one
     search: str
     seeds: str
     points: int
@@ -30,18 +31,17 @@ def tuning(study: Study) -> dict[str, Any] | None:
     """What both templates show; None of a study that tunes nothing."""
     if study.tune is None or not study.tune.found:
         return None
-    sampler = study.tune.per_arm.sampler.kind
-    differing = f"; {sampler} tries other points in each arm, which adds to it" if sampler in APART else ""
     metric, space = next(iter(study.tune.per_arm.metrics)), study.tune.per_arm.space
     return {
-        "caveat": CAVEAT + differing,
-        "budget": allowed(study.tune.budget),
-        "search": study.tune.per_arm.name,
+        "caveat": _caveat(study.tune),
+        "how": _how(study, study.tune),
+        "each_seed": study.tune.per == "seed",
         "metric": words.title(metric) + (", %" if words.is_accuracy(metric) else ""),
         "space": list(space),
         "rows": [
             Row(
-                arm=arm.name,
+                arm=place.arm,
+                seed=place.seed,
                 search=found.search,
                 seeds=", ".join(map(str, found.seeds)),
                 points=found.points,
@@ -50,10 +50,34 @@ def tuning(study: Study) -> dict[str, Any] | None:
                 value=words.value(metric, found.value),
                 point=tuple(recipe.short(found.point[key]) if key in found.point else "" for key in space),
             )
-            for arm in study.arms
-            for found in [study.tune.found[arm.name]]
+            for place in study.places
+            for found in [study.tune.found[str(place)]]
         ],
     }
+
+
+def _caveat(tune: Tune) -> str | None:
+    """What the intervals do not hold; None where they hold it."""
+    if tune.per == "seed":
+        return None
+    sampler = tune.per_arm.sampler.kind
+    differing = f"; {sampler} tries other points in each arm, which adds to it" if sampler in APART else ""
+    return f"{CAVEAT}{differing}. A study with per: seed in its tune: has it in"
+
+
+def _how(study: Study, tune: Tune) -> str:
+    budget, seeds = f"with the same budget, {allowed(tune.budget)} of {tune.per_arm.name}", words.seeds(study.seeds)
+    if tune.per == "arm":
+        return (
+            f"Before this study ran, each arm was searched by itself, {budget}, and on seeds of its own; then it ran at its "
+            f"best point on {seeds}, which no search had seen."
+        )
+    return (
+        f"Before this study ran, each arm was searched by itself for each of its seeds, {budget}, and on seeds and with "
+        f"draws of its own; then it ran at the best point of each search, on {seeds}, which no search had seen. So the "
+        "differences from seed to seed hold how lucky the searches were, and the intervals with them: what is compared is an "
+        "arm as such a search tunes it."
+    )
 
 
 def allowed(budget: Budget) -> str:

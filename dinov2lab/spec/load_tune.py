@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from dinov2lab.spec.document import Item, SpecError
 from dinov2lab.spec.fields import locate
@@ -21,13 +22,13 @@ class TuneFile(Section):
 
     per_arm: str  # the path of a search
     budget: Budget | None = None  # none: that of the search
+    per: Literal["arm", "seed"] = "arm"
 
 
 def tune_of(item: Item) -> Tune:
     """What `tune:` says, its search in it."""
-    search, given = load_search(_file(item)), mapping(item).get("budget")
-    budget = Budget.model_validate(given.plain()) if given and given.value is not None else search.budget
-    return Tune(per_arm=search, budget=budget)
+    search, told = load_search(_file(item)), TuneFile.model_validate(item.plain())
+    return Tune(per_arm=search, budget=told.budget or search.budget, per=told.per)
 
 
 def _file(item: Item) -> Path:
@@ -44,9 +45,9 @@ def refuse_untunable(study: Study, item: Item) -> None:
         raise SpecError(
             f"{locate(item, ('budget', 'hours'))}: tune.budget: hours are not the same for every arm; say trials or images"
         )
-    if long := [arm.name for arm in study.arms if len(f"{study.name}{_SUFFIX}.{arm.name}") > LONGEST]:
+    if long := [place.arm for place in study.places if len(f"{study.name}{_SUFFIX}.{place}") > LONGEST]:
         raise SpecError(f"{where}: tune: the names of the study and of {long[0]} are too long for that of a search")
-    for arm, each in searches(study).items():
+    for arm, each in {place.arm: each for place, each in searches(study).items()}.items():
         try:
             load_for(_file(item), each.base)
         except SpecError as error:

@@ -16,6 +16,7 @@ from dinov2lab.spec.section import Count, Positive, Section, later
 class Arm(Section):
     name: Annotated[str, Field(pattern=r"^[\w.+=-]+$", max_length=80)]
     spec: RunSpec  # of the base with this arm's overrides; its seed is set by `expand`
+    at: dict[int, RunSpec] = later(absent={})  # seed -> what it is there, where it was tuned for each; never in a file
 
 
 class Decide(Section):
@@ -48,8 +49,18 @@ Axis = Literal["training_images", "parameters", "images_seen", "flops"]
 TUNING = 10**6  # the first of the seeds that are for tuning: no study runs on one
 
 
+class Place(NamedTuple):
+    """What a search tunes: an arm, for all of the study's seeds or for one of them."""
+
+    arm: str
+    seed: int | None = None
+
+    def __str__(self) -> str:
+        return self.arm if self.seed is None else f"{self.arm}.{self.seed}"
+
+
 class Found(Section):
-    """What came of tuning an arm."""
+    """What came of a search that tuned."""
 
     search: str  # its name
     seeds: tuple[int, ...]  # its own
@@ -61,15 +72,19 @@ class Found(Section):
 
 
 class Tune(Section):
-    """Before the study runs, each arm is searched alone, at one and the same budget, on seeds of its own."""
+    """Before the study runs, each arm is searched alone, at one and the same budget, on seeds of its own.
 
-    per_arm: SearchSpec  # in place of its base stands the arm, in place of its seeds as many of the arm's own
+    Only where it is searched anew for each seed of the study do the differences between seeds hold the luck of the search.
+    """
+
+    per_arm: SearchSpec  # in place of its base stands the arm, in place of its seeds as many of the place's own
     budget: Budget
-    found: dict[str, Found] = Field(default={})  # arm -> what it was tuned to: of none, or of all; never in a file
+    per: Literal["arm", "seed"] = later(absent="arm")
+    found: dict[str, Found] = Field(default={})  # place -> what it was tuned to; never in a file
 
-    def seeds(self, arm: str) -> tuple[int, ...]:
-        """A function of the arm's name alone, so that arms can be added."""
-        first = TUNING + 1000 * (zlib.crc32(arm.encode()) % TUNING)
+    def seeds(self, place: Place) -> tuple[int, ...]:
+        """A function of the place alone, so that arms and seeds can be added."""
+        first = TUNING + 1000 * (zlib.crc32(str(place).encode()) % TUNING)
         return tuple(range(first, first + len(self.per_arm.seeds)))
 
 
@@ -131,8 +146,17 @@ class Study(Section):
         return self.model_copy(update={"seeds": seeds, "looked": looked})
 
     def before_its_looks(self) -> "Study":
-        """As the file says it: without the seeds that were added."""
-        return self.model_copy(update={"seeds": self.seeds[: self.looked[0]], "looked": ()}) if self.looked else self
+        """As the file says it: without the seeds that were added, and what arms were tuned to for them."""
+        if not self.looked:
+            return self
+        fewer = self.model_copy(update={"seeds": self.seeds[: self.looked[0]], "looked": ()})
+        arms = [
+            arm.model_copy(update={"at": {seed: arm.at[seed] for seed in fewer.seeds if seed in arm.at}})
+            for arm in self.arms
+        ]
+        kept = [str(place) for place in fewer.places if self.tune and str(place) in self.tune.found]
+        tune = self.tune and self.tune.model_copy(update={"found": {place: self.tune.found[place] for place in kept}})
+        return fewer.model_copy(update={"arms": tuple(arms), "tune": tune})
 
     def asks_like(self, other: "Study") -> bool:
         """Whether both are one study: what it merely quotes, and how it is drawn, are no part of it."""
@@ -140,9 +164,15 @@ class Study(Section):
         return self.model_copy(update=shown) == other.model_copy(update=shown)
 
     @property
+    def places(self) -> tuple[Place, ...]:
+        """What is tuned before the study runs, seed by seed."""
+        each = self.seeds if self.tune and self.tune.per == "seed" else (None,)
+        return tuple(Place(arm.name, seed) for seed in each for arm in self.arms) if self.tune else ()
+
+    @property
     def untuned(self) -> bool:
-        """Whether its arms are still to be tuned: until then it has no runs of its own."""
-        return self.tune is not None and not self.tune.found
+        """Whether there is something to be tuned: until then it has no runs of its own."""
+        return self.tune is not None and any(str(place) not in self.tune.found for place in self.places)
 
     @property
     def comparisons(self) -> int:
@@ -222,7 +252,7 @@ def expand(study: Study) -> tuple[Cell, ...]:
     """
     cells, seen = [], dict[str, str]()
     for seed in study.seeds:
-        for arm in equalised(study).arms:
+        for arm in equalised(_at(study, seed)).arms:
             spec = arm.spec.seeded(seed)
             run = run_id(spec)
             if run in seen:
@@ -230,3 +260,9 @@ def expand(study: Study) -> tuple[Cell, ...]:
             seen[run] = arm.name
             cells.append(Cell(arm.name, seed, run, spec))
     return tuple(cells)
+
+
+def _at(study: Study, seed: int) -> Study:
+    """`study` with its arms as they are on one seed."""
+    arms = [arm.model_copy(update={"spec": arm.at.get(seed, arm.spec)}) for arm in study.arms]
+    return study.model_copy(update={"arms": tuple(arms)})

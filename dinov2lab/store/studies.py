@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from dinov2lab.spec.search import Budget
 from dinov2lab.spec.study import Decide, Found, Study, expand
@@ -27,6 +27,7 @@ class Changed(NamedTuple):
     decide: Decide
     baseline: str
     budget: Budget | None = None  # that its arms were tuned with
+    per: Literal["arm", "seed"] | None = None  # what each search was for
 
 
 def as_stored(study: Study) -> str:
@@ -47,27 +48,26 @@ def as_it_stands(study: Study, workspace: Workspace) -> Study:
     """`study` as its file says, tuned as its arms were here, with the seeds that were added here to that very study, whatever
     it quotes by now.
     """
-    study = tuned_here(study, workspace)
     try:
         last = stored(study.name, workspace)
     except ValueError:
-        return study
-    if last and last.looked and last.before_its_looks().asks_like(study):
-        return study.model_copy(update={"seeds": last.seeds, "looked": last.looked})
-    return study
+        last = None
+    if last and last.looked and last.before_its_looks().asks_like(tuned_here(study, workspace)):
+        study = study.model_copy(update={"seeds": last.seeds, "looked": last.looked})
+    return tuned_here(study, workspace)
 
 
 def tuned_here(study: Study, workspace: Workspace) -> Study:
-    """`study` with each arm at what its search found, once all of them have come to their end; else as it is."""
+    """`study` with each arm at what its searches found, once all of them have come to their end; else as it is."""
     if not study.untuned:
         return study
     found = dict[str, Found]()
-    for arm, search in searches(study).items():
+    for place, search in searches(study).items():
         trials = read_trials(workspace.search(search.name))
         best = best_trials(search, trials)
         if not best or not is_concluded(search, workspace.search(search.name)):
             return study
-        found[arm] = Found(
+        found[str(place)] = Found(
             search=search.name,
             seeds=search.seeds,
             trial=best[0].number,
@@ -105,7 +105,9 @@ def changes(study: Study, workspace: Workspace) -> tuple[Changed, ...]:
 def _read_back(plain: dict[str, Any]) -> Changed:
     budget = plain.get("budget")
     sections = {"decide": Decide.model_validate(plain["decide"]), "budget": budget and Budget.model_validate(budget)}
-    return Changed(**(plain | sections))
+    return Changed(
+        **({"per": "arm" if budget else None} | plain | sections)
+    )  # before there was a choice, it was per arm
 
 
 def finished(seeds: Sequence[int], study: Study, workspace: Workspace) -> bool:
@@ -124,11 +126,10 @@ def _replaced(study: Study, workspace: Workspace) -> Changed | None:
     return Changed(time.time(), done, *_rule(last)) if done else None
 
 
-def _rule(study: Study | Changed) -> tuple[Decide, str, Budget | None]:
+def _rule(study: Study | Changed) -> tuple[Decide, str, Budget | None, Literal["arm", "seed"] | None]:
     """What may not change unseen once results are there."""
-    if isinstance(study, Changed):
-        return study.decide, study.baseline, study.budget
-    return study.decide, study.baseline, study.tune.budget if study.tune else None
+    tune = study if isinstance(study, Changed) else study.tune
+    return study.decide, study.baseline, tune.budget if tune else None, tune.per if tune else None
 
 
 def past_of(study: Study, workspace: Workspace) -> Path:

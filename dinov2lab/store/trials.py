@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from dinov2lab.spec.search import SearchSpec
 from dinov2lab.store import atomic
+from dinov2lab.store.folders import Workspace
 from dinov2lab.store.result import Record
 
 State = Literal["running", "complete", "pruned", "failed"]
@@ -51,6 +52,11 @@ def write_trials(folder: Path, trials: Sequence[Trial]) -> None:
 def as_stored(search: SearchSpec) -> str:
     """The text of searches/NAME/search.json."""
     return search.model_dump_json(indent=1) + "\n"
+
+
+def stored_search(name: str, workspace: Workspace) -> SearchSpec:
+    """As it ran last. Raises FileNotFoundError where it never did."""
+    return SearchSpec.model_validate_json((workspace.search(name) / "search.json").read_bytes())
 
 
 def is_concluded(search: SearchSpec, folder: Path) -> bool:

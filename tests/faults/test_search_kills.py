@@ -60,18 +60,42 @@ def wait_for_more(folder: Path, parent: subprocess.Popen[bytes], before: int) ->
         time.sleep(0.1)
 
 
-def children(parent: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    return psutil.Process(parent.pid).children() if parent.poll() is None else []
+def workers(parent: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    there = psutil.Process(parent.pid).children() if parent.poll() is None else []
+    return [each for each in there if is_worker(each)]
 
 
-def given_up_next(folder: Path) -> set[int]:
-    """Processes whose run would have failed if they died now, for the third time without having got further (attempts.py)."""
-    found = set[int]()
+def is_worker(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return "dinov2lab.lab.trial_worker" in process.cmdline()
+    return False
+
+
+def kill_one(folder: Path, parent: subprocess.Popen[bytes], dealt: random.Random) -> bool:
+    """Kill a worker, which is halted first, so that nothing changes between a look at what it leaves and its end."""
+    there = workers(parent)
+    for victim in dealt.sample(there, len(there)):
+        with suppress(psutil.NoSuchProcess):
+            victim.suspend()
+            if not gives_up(folder, victim, there):
+                victim.kill()
+                return True
+            victim.resume()
+    return False
+
+
+def gives_up(folder: Path, victim: psutil.Process, there: list[psutil.Process]) -> bool:
+    """Whether a run would fail if the victim died now, for the third time without its having got further (attempts.py). Who
+    has begun such a run and not yet said so may be anyone.
+    """
+    others = {each.pid for each in there} - {victim.pid}
     for run in map(RunFolder, (folder / "lab" / "runs").iterdir()):
         with suppress(FileNotFoundError):  # it has just ended
-            if attempts.futile(run, "begun") >= attempts.LIMIT:
-                found.add(json.loads(run.heartbeat.read_bytes())["pid"])
-    return found
+            if run.outcome() is None and attempts.futile(run, "begun") >= attempts.LIMIT:
+                holder = json.loads(run.heartbeat.read_bytes())["pid"] if run.heartbeat.exists() else None
+                if holder not in others:
+                    return True
+    return False
 
 
 def told(folder: Path, name: str = "search") -> list[dict[str, Any]]:
@@ -138,13 +162,11 @@ def test_killed_at_random_it_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
         while parent.poll() is None and kills < KILLS:
             wait_for_more(folder, parent, written(folder))
             time.sleep(dealt.uniform(0, 4))
-            victims = [each for each in children(parent) if each.pid not in given_up_next(folder)]
             if kills % 10 == WHOLE and parent.poll() is None:
                 parent.send_signal(signal.SIGKILL)
                 kills, parents = kills + 1, parents + 1
-            elif victims:
-                dealt.choice(victims).kill()
-                kills += 1
+            else:
+                kills += kill_one(folder, parent, dealt)
         _, errors = parent.communicate()
         if parent.returncode != -signal.SIGKILL:
             assert parent.returncode == 0, errors.decode()

@@ -9,6 +9,7 @@ import pytest
 import synthetic
 
 from dinov2lab.lab.desk import Desk
+from dinov2lab.lab.importances import write_importances
 from dinov2lab.report.search import write_search_report
 from dinov2lab.spec.identity import run_id
 from dinov2lab.spec.load import load_recipe
@@ -28,8 +29,8 @@ def searched(folder: Path, **own: Any) -> tuple[SearchSpec, Workspace, tuple[Tri
     desk = Desk(search, place, synthetic.Bench(place, paced=True, fails=fails))
     while desk.turn():
         pass
-    desk.conclude()
     desk.leave()
+    write_importances(search, place)
     return search, place, read_trials(place.search("s"))
 
 

@@ -44,6 +44,22 @@ def test_budget_points_and_seeds_are_told(fabricate: Fabricate, tmp_path: Path, 
     assert re.search(r"retrieved 7000002 6 40.{0,8} 6 63.0 0.00375 x.retrieved", text)
 
 
+@pytest.mark.parametrize("file", ["report.md", "index.html"])
+def test_where_each_seed_was_tuned_for_the_interval_holds_the_luck_and_nothing_warns(
+    fabricate: Fabricate, tmp_path: Path, file: str
+) -> None:
+    once = tune()
+    found = {f"{arm}.{seed}": each for arm, each in once.found.items() for seed in (0, 1)}
+    made = fabricate((0, 1), tune=once.model_copy(update={"per": "seed", "found": found}))
+    write_report(made.study, made.workspace, tmp_path / "x")
+    text = " ".join(re.sub(r"<[^>]*>", " ", (tmp_path / "x" / file).read_text()).replace("|", " ").split())
+    assert "searched by itself for each of its seeds, with the same budget, 6 trials of rates, and on seeds" in text
+    assert "hold how lucky the searches were, and the intervals with them" in text
+    assert "that search was is part of the difference" not in text
+    assert re.search(r"uncurated 1 7000000 6 40.{0,8} 4 61.0 0.00125 x.uncurated", text)
+    assert "what the search for it found" in text
+
+
 def test_of_any_other_study_nothing_of_it_is_said(fabricate: Fabricate, tmp_path: Path) -> None:
     made = fabricate((0, 1))
     write_report(made.study, made.workspace, tmp_path / "x")

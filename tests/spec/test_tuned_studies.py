@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dinov2lab.spec.load import SpecError, load_study
 from dinov2lab.spec.points import runs_at, spec_at
-from dinov2lab.spec.study import TUNING, Found, Study, Tune, expand
+from dinov2lab.spec.study import TUNING, Found, Place, Study, Tune, expand
 from dinov2lab.spec.tuning import searches, tuned
 
 GUIDE = Path(__file__).parent.parent.parent / "docs" / "searches.md"
@@ -59,7 +59,7 @@ def test_each_arm_has_the_same_search_on_seeds_of_its_own() -> None:
     study = load_study("x.yaml")
     assert study.untuned
     of = searches(study)
-    assert {arm: search.name for arm, search in of.items()} == {"with": "x.with", "without": "x.without"}
+    assert {str(place): search.name for place, search in of.items()} == {"with": "x.with", "without": "x.without"}
     assert [search.base for search in of.values()] == [arm.spec for arm in study.arms]
     alike = [search.model_dump(exclude={"name", "question", "base", "seeds"}) for search in of.values()]
     assert alike[0] == alike[1]
@@ -77,7 +77,9 @@ def test_a_tuned_study_runs_each_arm_at_its_point_and_no_run_of_a_search() -> No
     assert done.factor == ("objective.koleo", "optim.lr")
     of = searches(study)
     trials = {
-        run.run for arm, rate in (("with", 2e-3), ("without", 3e-4)) for run in runs_at(of[arm], {"optim.lr": rate})
+        run.run
+        for arm, rate in (("with", 2e-3), ("without", 3e-4))
+        for run in runs_at(of[Place(arm)], {"optim.lr": rate})
     }
     assert trials.isdisjoint(cell.run for cell in expand(done))
     assert Study.model_validate_json(done.model_dump_json()) == done
@@ -89,12 +91,63 @@ def test_a_tuned_study_may_get_more_seeds() -> None:
     assert (more.seeds, more.tune) == ((0, 1, 2, 3, 4), done.tune)
 
 
+PER_SEED = STUDY.replace("per_arm: s.yaml", "per_arm: s.yaml\n  per: seed")
+
+
+def found_for(study: Study) -> dict[str, Found]:
+    """Another rate for each arm and seed."""
+    return {str(place): found(1e-4 * (1 + at)) for at, place in enumerate(study.places)}
+
+
+def test_tuned_for_each_seed_an_arm_has_a_search_for_each_on_seeds_and_with_draws_of_its_own() -> None:
+    Path("x.yaml").write_text(PER_SEED)
+    study = load_study("x.yaml")
+    of = searches(study)
+    assert [search.name for search in of.values()] == [
+        f"x.{arm}.{seed}" for seed in (0, 1, 2) for arm in ("with", "without")
+    ]
+    assert [str(place) for place in of] == [search.name.removeprefix("x.") for search in of.values()]
+    seeds = [seed for search in of.values() for seed in search.seeds]
+    assert len({*seeds, *study.seeds}) == 6 * 2 + 3
+    draws = [(place.seed, search.sampler.seed) for place, search in of.items()]
+    assert len(set(draws)) == len({drawn for _, drawn in draws}) == 3  # one for each seed, the same for both arms
+    alike = [search.model_dump(exclude={"name", "question", "base", "seeds", "sampler"}) for search in of.values()]
+    assert all(each == alike[0] for each in alike)
+    done = tuned(study, found_for(study))
+    assert not done.untuned
+    cells = [(cell.seed, cell.arm, round(cell.spec.optim.lr * 1e4)) for cell in expand(done)]
+    assert cells == [(place.seed, place.arm, 1 + at) for at, place in enumerate(study.places)]
+    assert Study.model_validate_json(done.model_dump_json()) == done
+
+
+def test_tuned_for_each_seed_more_seeds_are_tuned_for_first() -> None:
+    Path("x.yaml").write_text(PER_SEED)
+    done = tuned(load_study("x.yaml"), found_for(load_study("x.yaml")))
+    more = done.with_more_seeds(2)
+    assert more.untuned
+    assert [search.base for search in searches(more).values()][:6] == [
+        search.base for search in searches(done).values()
+    ]
+    whole = tuned(more, found_for(more))
+    assert not whole.untuned
+    assert len(expand(whole)) == 2 * 5
+    assert whole.before_its_looks() == done
+
+
+def test_a_study_that_is_tuned_once_for_all_seeds_is_the_one_that_it_was_before_there_was_a_choice() -> None:
+    study = load_study("x.yaml")
+    assert study.tune
+    assert study.tune.per == "arm"
+    with_seeds = {str(place): search.seeds[0] for place, search in searches(study).items()}
+    assert with_seeds == {"with": 1_000_000 + 1000 * 631_886, "without": 1_000_000 + 1000 * 888_417}
+
+
 @given(st.lists(st.text("abc123_.", min_size=1, max_size=8), min_size=2, max_size=6, unique=True))
 def test_the_seeds_of_an_arm_are_its_own(names: list[str]) -> None:
     search = {"name": "s", "base": {}, "space": {"optim.lr": {"log": [0.1, 1.0]}}, "metrics": {"val/knn": "maximize"}}
     plain = {"per_arm": search | {"budget": {"trials": 1}, "seeds": list(range(7))}, "budget": {"trials": 1}}
     tune = Tune.model_validate_json(json.dumps(plain))
-    seeds = [seed for name in names for seed in tune.seeds(name)]
+    seeds = [seed for name in names for at in (None, 3) for seed in tune.seeds(Place(name, at))]
     assert min(seeds) >= TUNING
     assert len(set(seeds)) == len(seeds)
 
@@ -126,7 +179,7 @@ def test_equal_passes_are_those_of_the_arm() -> None:
     Path("x.yaml").write_text(text)
     study = load_study("x.yaml")
     of = searches(study)
-    assert {arm: spec_at(search, {}).optim.steps for arm, search in of.items()} == {"with": 40, "without": 80}
+    assert [spec_at(search, {}).optim.steps for search in of.values()] == [40, 80]
     done = tuned(study, {"with": found(2e-3), "without": found(3e-4)})
     assert [cell.spec.optim.steps for cell in expand(done)] == [40, 80] * 3
 
@@ -156,6 +209,7 @@ MISTAKES = [
     ("factor: objective.koleo", "factor: [objective.koleo, optim]", "varies optim.lr, which is what arms differ in"),
     ("[0, 1, 2]", "[0, 1000000]", "x.yaml:5: seeds 1000000: from 1000000 on seeds are those that arms are tuned on"),
     ("tune:\n", "equal: images\ntune:\n", "holds steps equal where the study holds images; it wants equal: images"),
+    ("per_arm: s.yaml", "per_arm: s.yaml\n  per: seeds", "x.yaml:11: tune.per: "),
 ]
 RANGE = "optim.lr: {log: [1e-5, 1e-2]}"
 IN_THE_SEARCH = [

@@ -10,6 +10,9 @@ from dinov2lab.store import studies
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.result import RunResult
 
+SEARCH = """{"name": "s", "base": {}, "space": {"optim.lr": {"log": [0.1, 1]}}, "metrics": {"val/knn": "maximize"},
+ "budget": {"trials": 3}}"""
+
 
 @pytest.fixture
 def workspace(tmp_path) -> Workspace:
@@ -95,10 +98,7 @@ def test_a_study_of_another_version_is_named_and_breaks_nothing(workspace):
 
 
 def test_another_budget_to_tune_with_is_told_once_there_were_results(workspace):
-    search = SearchSpec.model_validate_json(
-        '{"name": "s", "base": {}, "space": {"optim.lr": {"log": [0.1, 1]}}, "metrics": {"val/knn": "maximize"},'
-        ' "budget": {"trials": 3}}'
-    )
+    search = SearchSpec.model_validate_json(SEARCH)
     before = Tune(per_arm=search, budget=Budget(trials=3))
     study = fabricated_study().model_copy(update={"tune": before})
     studies.record(study, workspace)
@@ -109,3 +109,16 @@ def test_another_budget_to_tune_with_is_told_once_there_were_results(workspace):
         assert change.budget == before.budget
         assert "and its arms were tuned with 3 trials" in replaced(change)
         studies.record(after, workspace)
+
+
+def test_to_tune_for_each_seed_after_all_is_told_too(workspace):
+    search = SearchSpec.model_validate_json(SEARCH)
+    once = Tune(per_arm=search, budget=Budget(trials=3))
+    study = fabricated_study().model_copy(update={"tune": once})
+    studies.record(study, workspace)
+    finish(study, workspace)
+    after = study.model_copy(update={"tune": once.model_copy(update={"per": "seed"})})
+    (change,) = studies.changes(after, workspace)
+    assert change.per == "arm"
+    studies.record(after, workspace)
+    assert replaced(studies.changes(study, workspace)[-1]).endswith("tuned with 3 trials for each seed")
