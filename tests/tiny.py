@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 RECIPE = """
@@ -55,10 +56,12 @@ arms:
 """
 
 
-def dinov2lab(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def dinov2lab(
+    folder: Path, *words: str, program: Sequence[str] = ("-m", "dinov2lab.cli"), **variables: str
+) -> subprocess.CompletedProcess[str]:
     """The command in `folder`, as in a terminal of its own, where `variables` are set."""
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"} | variables
-    command = [sys.executable, "-m", "dinov2lab.cli", *words]
+    command = [sys.executable, *program, *words]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 

@@ -25,6 +25,16 @@ pruner: {kind: asha, first: 128, reduction: 2}
 enqueue: [base, {optim.lr: 1.0e+30, objective.teacher.temperature: 0.03}]
 """
 
+MEASURED = """
+import re
+from pathlib import Path
+from dinov2lab.cli import main
+try:
+    main()
+finally:
+    Path("peak").write_text(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+"""
+
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -32,10 +42,15 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "experiments").mkdir()
     (folder / "experiments" / "tiny.yaml").write_text(RECIPE)
     (folder / "experiments" / "search_tiny.yaml").write_text(SEARCH)
-    answer = dinov2lab(folder, "search", "search_tiny", "--jobs", "1")
+    answer = dinov2lab(folder, "search", "search_tiny", "--jobs", "1", program=("-c", MEASURED))
     assert answer.returncode == 0, answer.stderr
     assert "reports/search_tiny/index.html" in answer.stdout
     return folder
+
+
+def test_the_process_that_asks_and_tells_stays_small(lab: Path) -> None:
+    """What trains, draws and mirrors has processes of its own."""
+    assert int((lab / "peak").read_text()) < 200 * 1024
 
 
 def test_every_point_was_tried_and_what_diverged_is_a_failure(lab: Path) -> None:
