@@ -8,12 +8,18 @@ from dinov2lab.store.folders import Workspace
 
 
 def serve(search: SearchSpec, workspace: Workspace, storage: str | None, port: int) -> int:
-    """On the loopback, until Ctrl-C; the exit code. Raises ValueError where it is not installed, or nothing has begun."""
+    """On the loopback, until Ctrl-C; the exit code. Raises ValueError where it is not installed, nothing has begun, or the
+    port is taken.
+    """
     if find_spec("optuna_dashboard") is None:
-        raise ValueError("--dashboard: optuna-dashboard is not installed here: pip install optuna-dashboard")
+        raise ValueError('--dashboard: optuna-dashboard is not installed here: pip install "dinov2lab[dashboard]"')
     if not (workspace.search(search.name) / "search.json").exists():
         raise ValueError(f"--dashboard: the search {search.name} has not begun in {workspace.path}")
     from optuna_dashboard import run_server
 
-    run_server(open_study(search, workspace.search(search.name), storage)._storage, host="127.0.0.1", port=port)
+    kept = open_study(search, workspace.search(search.name), storage)._storage
+    try:
+        run_server(kept, host="127.0.0.1", port=port)
+    except OSError as error:
+        raise ValueError(f"port {port} cannot be used ({error.strerror}); choose another with --port") from error
     return 0
