@@ -287,10 +287,12 @@ def _stop(server: subprocess.Popen[bytes], seconds: float = 10) -> None:
 
 def line_of(error: BaseException) -> str:
     """What went wrong at the root of a network error, else the first line of what was said."""
+    from urllib3.exceptions import HTTPError
+
     root = error
     while not isinstance(root, ValueError) and (root.__cause__ or root.__context__):
         root = root.__cause__ or root.__context__ or root
-    lines = str(root if isinstance(root, OSError) else error).strip().splitlines() or [type(error).__name__]
+    lines = str(root if isinstance(root, OSError | HTTPError) else error).strip().splitlines() or [type(error).__name__]
     return cut(_public(lines[0]), LINE_LENGTH)
 
 
