@@ -99,8 +99,8 @@ def assert_as_calm(folder: Path, calm: Path) -> None:
 
 
 @pytest.mark.system
-def test_a_killed_member_is_replaced_and_nothing_is_lost(calm: Path, tmp_path: Path) -> None:
-    process = started(tmp_path, TWO)
+def test_a_killed_member_is_replaced_and_nothing_is_lost_of_weights_that_are_cut(calm: Path, tmp_path: Path) -> None:
+    process = started(tmp_path, (*TWO, "--shard", "weights"))
     kill_a_member(process, tmp_path, 5)
     out, _ = process.communicate(timeout=600)
     assert process.returncode == 0, out
