@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+LAB, HERE, REPORTS = Path("lab"), Path("."), Path("reports")
+
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study: a YAML file, or its name in ./ablations.")]
 StudyNames = Annotated[
     list[str], typer.Argument(metavar="STUDY...", help="A study, or several that are to be compared.")

@@ -10,11 +10,12 @@ import pytest
 ROOT = Path(__file__).parent.parent / "dinov2lab"
 ROWS = (
     ("cli",),
+    ("console",),
     ("options",),
     ("cluster",),
     ("tuning",),
     ("searching", "curating", "evaluating"),
-    ("commands",),
+    ("commands", "overview"),
     ("publisher",),
     ("progress",),
     ("terminal",),
@@ -37,7 +38,7 @@ HOMES = {
     "onnxruntime": ("export/",),
     "torch.distributed": ("collectives.py", "training/distributed.py"),
     "rich": ("terminal.py", "progress.py"),
-    "typer": ("cli.py", "options.py"),
+    "typer": ("cli.py", "console/", "options.py"),
     "ruamel": ("spec/document.py",),
 }
 PRINTING = (

@@ -1,0 +1,56 @@
+"""Commands about training images."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dinov2lab import options
+
+
+def curate(
+    recipe: options.RecipeName,
+    sets: options.Sets = None,
+    workspace: options.Place = options.LAB,
+    data_root: options.DataRoot = options.HERE,
+    device: options.Device = "auto",
+    search: options.Searching = "auto",
+    append: options.Append = False,
+    shards: options.Shards = 1,
+    shard: options.Shard = None,
+    launcher: options.Launcher = "local",
+    profiles: options.Profiles = None,
+    slurm: options.SlurmSets = None,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
+) -> None:
+    """Curate a recipe's training images and train nothing: which are kept, and why the others fell."""
+    from dinov2lab import commands, curating
+    from dinov2lab.data.source import Roots
+    from dinov2lab.store.folders import Workspace
+
+    spec, place = commands.find_recipe(recipe, sets or ()), Workspace(workspace)
+    curating.check(append, shard, shards, launcher, [*(profiles or ()), *(slurm or ()), *(["--dry-run"] * dry_run)])
+    resources = commands.resources_for(1, device)[1].model_copy(update={"search": search})
+    work = curating.Work(spec, place, Roots(data_root, place.cache), resources, shards)
+    if launcher == "slurm":
+        curating.send(Path(recipe).stem, work, profiles or (), slurm or (), dry_run=dry_run)
+    elif shard is not None:
+        curating.curate_part(work, shard)
+    else:
+        curating.curate(work, append, as_json)
+
+
+def why(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="An image, by its path in its source.")],
+    manifest: Annotated[
+        str | None, typer.Option("--manifest", metavar="ID", help="Of a curation. [default: the latest]")
+    ] = None,
+    workspace: options.Place = options.LAB,
+) -> None:
+    """Say whether a curation kept an image, and what decided."""
+    from dinov2lab import curating
+    from dinov2lab.store.folders import Workspace
+
+    for line in curating.why(path, manifest, Workspace(workspace)):
+        typer.echo(line)

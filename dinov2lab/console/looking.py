@@ -1,0 +1,68 @@
+"""Commands that show how things stand, and tidy up."""
+
+from typing import Annotated
+
+import typer
+
+from dinov2lab import options
+
+
+def list_(workspace: options.Place = options.LAB, as_json: options.Json = False) -> None:
+    """The studies and recipes here, and how many of their runs have a result."""
+    from dinov2lab import overview, terminal
+    from dinov2lab.store.folders import Workspace
+
+    terminal.show_listing(overview.listing(Workspace(workspace)), as_json)
+
+
+def status(study: options.StudyName, workspace: options.Place = options.LAB, as_json: options.Json = False) -> None:
+    """How the runs of a study stand: arms and seeds."""
+    from dinov2lab import commands, overview, terminal
+    from dinov2lab.store.folders import Workspace
+
+    place = Workspace(workspace)
+    one = commands.find_study(study, place)
+    terminal.show_states(one, overview.states(one, place), as_json)
+
+
+def logs(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The first letters of a run's id, as `status` shows it.")],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")] = False,
+    workspace: options.Place = options.LAB,
+) -> None:
+    """What the process of a run said, here or on the cluster."""
+    from dinov2lab import cluster
+
+    cluster.show_log(run, workspace, follow=follow)
+
+
+def report(
+    names: options.StudyNames,
+    workspace: options.Place = options.LAB,
+    reports: options.Reports = options.REPORTS,
+    pool: options.Pool = False,
+    watch: options.Watch = False,
+) -> None:
+    """Write a study's report from the results that are there, unless it says them already; of several, how they compare."""
+    from dinov2lab import commands
+    from dinov2lab.store.folders import Workspace
+
+    place = Workspace(workspace)
+    commands.report([commands.find_study(name, place) for name in names], place, reports, pool=pool, watch=watch)
+
+
+def cancel(study: options.StudyName, workspace: options.Place = options.LAB) -> None:
+    """End a study's jobs on the cluster. Its runs keep their checkpoints, and `run` goes on from there."""
+    from dinov2lab import cluster
+
+    cluster.end(study, workspace)
+
+
+def gc(
+    remove: Annotated[bool, typer.Option("--remove", help="Remove it, too.")] = False,
+    workspace: options.Place = options.LAB,
+) -> None:
+    """Show what no study that ran here needs."""
+    from dinov2lab import cluster
+
+    cluster.tidy(workspace, remove=remove)
