@@ -31,6 +31,7 @@ class Resources(Section):
     search: Literal["auto", "exact", "ivf", "faiss_flat", "faiss_ivf", "faiss_ivfpq"] = "auto"  # see curation/index.py
     memory_gb: Positive = 8.0  # that the vectors of a search may take; beyond, their codes
     checkpoint_seconds: Positive = 30.0
+    checkpoints: Count = 1  # that are kept, the latest; of weights that are cut the last alone
 
     @property
     def parts(self) -> int:
@@ -118,6 +119,7 @@ class Slurm(Section):
     memory_gb: Positive | None = None
     hours: Positive = 24.0
     shard: Shard = "none"  # among the processes of a run
+    checkpoints: Count = 1  # of a run that are kept, the latest
     parallel: Count = 256  # runs of one array at a time
     signal_seconds: Count = 120  # before the limit: time to write a checkpoint and to ask to be queued again
     setup: tuple[Word, ...] = ()  # lines of shell before the run
@@ -148,9 +150,12 @@ class Slurm(Section):
 
     @property
     def resources(self) -> Resources:
-        processes = self.nodes * self.tasks
-        if self.gpus_per_node:
-            return Resources(
-                device="cuda", processes=processes, threads=self.cpus, workers=self.cpus - 1, shard=self.shard
-            )
-        return Resources(device="cpu", processes=processes, threads=self.cpus, shard=self.shard)
+        gpu = self.gpus_per_node > 0
+        return Resources(
+            device="cuda" if gpu else "cpu",
+            processes=self.nodes * self.tasks,
+            threads=self.cpus,
+            workers=self.cpus - 1 if gpu else 0,
+            shard=self.shard,
+            checkpoints=self.checkpoints,
+        )

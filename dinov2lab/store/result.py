@@ -81,6 +81,7 @@ class RunFolder:
         self.vitals = path / "system.jsonl"  # what its machine was at, see lab/vitals.py
         self.checkpoint = path / "checkpoint.pt"
         self.backbone = path / "backbone.pt"  # the teacher's, once the run has finished
+        self.best = path / "best.pt"  # the teacher's at its best look on val
         self.result = path / "result.json"
         self.failure = path / "failure.json"
         self.completion = path / "completion.json"  # what was measured later, of what the result says it skipped

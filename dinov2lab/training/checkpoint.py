@@ -4,7 +4,10 @@ One file of torch's (weights_only), or where the weights are cut among processes
 model/shards.py. Either goes on with any number of processes, whether they cut the weights or not.
 """
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +22,49 @@ from dinov2lab.training.distributed import cut_like, local
 from dinov2lab.training.step import Centres, State
 
 
+class Writer:
+    """Writes checkpoints while training goes on: what a step has left is copied, and a thread writes the copy.
+
+    One at a time: the next waits for the last. Of several processes the first writes; of weights that are cut each one
+    writes its share, and all wait for that.
+    """
+
+    def __init__(self, path: Path, kept: int, thread: ThreadPoolExecutor) -> None:
+        self._path, self._kept, self._thread = path, kept, thread
+        self._last: Future[None] | None = None
+
+    def save(self, state: State, seconds: float) -> None:
+        """`seconds`: spent in training up to this step, over all resumes. Raises OSError where the last one failed."""
+        self.finish()
+        if state.cut:
+            _save_shards(state, self._path, seconds)
+        elif collectives.rank() == 0:
+            self._last = self._thread.submit(_write, _copied(_content(state, seconds)), self._path, self._kept)
+
+    def finish(self) -> None:
+        """Wait for what is being written. Raises OSError where that fails."""
+        last, self._last = self._last, None
+        if last is not None:
+            last.result()
+
+
+@contextmanager
+def writing(path: Path, kept: int = 1) -> Iterator[Writer]:
+    """The last `kept` checkpoints stay, the newest at `path`; where they are several each has its step's name, too."""
+    with ThreadPoolExecutor(1, "checkpoint") as thread:  # whatever ends this, what is being written is waited for
+        writer = Writer(path, kept, thread)
+        yield writer
+        writer.finish()
+
+
 def save(state: State, path: Path, seconds: float) -> None:
-    """`seconds`: spent in training up to this step, over all resumes. The first process writes, or each its own share."""
-    if state.cut:
-        _save_shards(state, path, seconds)
-        return
-    content = {
+    """One checkpoint, written when this returns."""
+    with writing(path) as writer:
+        writer.save(state, seconds)
+
+
+def _content(state: State, seconds: float) -> dict[str, Any]:
+    return {
         "step": state.step,
         "looks": state.looks,
         "seconds": seconds,
@@ -33,9 +73,26 @@ def save(state: State, path: Path, seconds: float) -> None:
         "optimizer": state.optimizer.state_dict(),
         "centres": tuple(state.centres),
     }
-    if collectives.rank() == 0:
-        atomic.write(path, lambda temporary: torch.save(content, temporary))
-        shards.forget(path)
+
+
+def _copied(value: Any) -> Any:
+    """In the memory of the processor, with no part that a later step would change."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: _copied(each) for key, each in value.items()}
+    return type(value)(map(_copied, value)) if isinstance(value, list | tuple) else value
+
+
+def _write(content: dict[str, Any], path: Path, kept: int) -> None:
+    atomic.write(path, lambda temporary: torch.save(content, temporary))
+    shards.forget(path)
+    if kept > 1:
+        named = path.with_stem(f"{path.stem}-{content['step']:08}")
+        named.unlink(missing_ok=True)
+        os.link(path, named)  # the same file: only the older ones take space
+    for older in sorted(path.parent.glob(f"{path.stem}-*{path.suffix}"))[: -kept if kept > 1 else None]:
+        older.unlink()
 
 
 def _save_shards(state: State, path: Path, seconds: float) -> None:

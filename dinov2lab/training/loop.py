@@ -1,6 +1,7 @@
 """The training loop: batch, views, losses, step, teacher, and a line of metrics."""
 
 import json
+import math
 import resource
 import time
 from collections.abc import Callable
@@ -33,6 +34,7 @@ from dinov2lab.training.step import Batch, Diverged, State, train_step
 
 Probe = Callable[[Backbone, Backbone], dict[str, float]]  # of teacher and student
 
+JUDGE = "val/knn"  # says which look was the best
 ROWS = 250  # of metrics.jsonl that a run writes, about
 
 
@@ -50,8 +52,9 @@ class MetricsLog:
     """
 
     def __init__(self, folder: RunFolder) -> None:
-        self._path = folder.metrics
+        self._path, self._best_file = folder.metrics, folder.best
         rows, whole = folder.rows_after(0)
+        self._best = max((row.get(JUDGE, -math.inf) for row in rows), default=-math.inf)
         self.last_step = collectives.of_first_rank(rows[-1]["step"] if rows else -1)
         if self._path.exists() and collectives.rank() == 0:
             with self._path.open("r+b") as file:
@@ -63,6 +66,13 @@ class MetricsLog:
             with self._path.open("ab") as file:
                 file.write(json.dumps(row).encode() + b"\n")
         self.last_step = step
+
+    def keep_best(self, teacher: Backbone, row: dict[str, float]) -> None:
+        """Where no look before was as good; before its row is written, so that a kill leaves one that a row tells of."""
+        if row.get(JUDGE, -math.inf) > self._best:
+            self._best = row[JUDGE]
+            if collectives.rank() == 0:
+                checkpoint.save_backbone(teacher, self._best_file)
 
 
 def train(
@@ -95,7 +105,10 @@ def train(
     cpu, ours = torch.device("cpu"), of_this_process()
     make = partial(make_batch, pictures=pictures, order=order, spec=spec, key=key, device=cpu, part=ours)
     watch = Watch(spec, state, folder)
-    with closing(ahead(make, range(state.step, steps), resources.workers)) as batches:
+    with (
+        closing(ahead(make, range(state.step, steps), resources.workers)) as batches,
+        checkpoint.writing(folder.checkpoint, resources.checkpoints) as writer,
+    ):
         while state.step < steps:
             step = state.step
             try:
@@ -114,7 +127,9 @@ def train(
             if state.step > log.last_step and (
                 last or seen // spec.evaluation.every > step * batch // spec.evaluation.every
             ):
-                row |= probe(whole_backbone(state.teacher, spec), whole_backbone(state.student, spec))
+                teacher = whole_backbone(state.teacher, spec)
+                row |= probe(teacher, whole_backbone(state.student, spec))
+                log.keep_best(teacher, row)
                 pace.restart()
             row |= watch.see(logged)
             if row and state.step > log.last_step:
@@ -122,7 +137,7 @@ def train(
             now = time.monotonic()
             stopping, due = collectives.any_over_ranks(stop() and not last, now - saved >= resources.checkpoint_seconds)
             if last or stopping or due:
-                checkpoint.save(state, folder.checkpoint, spent + now - started)
+                writer.save(state, spent + now - started)
                 saved = now
             if stopping:
                 return None

@@ -1,7 +1,9 @@
 """A run that is stopped or killed goes on and ends with the same numbers, bit for bit."""
 
+import errno
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,6 +117,56 @@ def test_a_stopped_run_goes_on_to_the_same_end(stops: list[int], undisturbed: Pa
     whole = checkpoint.load(undisturbed / "checkpoint.pt")["teacher"]
     for name, value in trained.backbone.state_dict().items():
         assert torch.equal(value, whole[f"backbone.{name}"])
+
+
+def test_the_last_checkpoints_are_kept_and_each_goes_on_to_the_same_end(undisturbed: Path, tmp_path: Path) -> None:
+    run(tmp_path / "run", resources=Resources(checkpoint_seconds=1e-9, checkpoints=3))
+    kept = sorted(file.name for file in (tmp_path / "run").glob("checkpoint*"))
+    assert kept == ["checkpoint-00000010.pt", "checkpoint-00000011.pt", "checkpoint-00000012.pt", "checkpoint.pt"]
+    (tmp_path / "older").mkdir()
+    shutil.copy(tmp_path / "run/checkpoint-00000010.pt", tmp_path / "older/checkpoint.pt")
+    shutil.copy(tmp_path / "run/metrics.jsonl", tmp_path / "older")
+    run(tmp_path / "older")
+    assert_same(tmp_path / "older", undisturbed)
+    run(tmp_path / "run", with_(EMA, {"optim.steps": STEPS + 1}))
+    assert [file.name for file in (tmp_path / "run").glob("checkpoint*")] == ["checkpoint.pt"]
+
+
+def test_the_teacher_of_the_best_look_is_kept(tmp_path: Path) -> None:
+    values, seen = iter([0.2, 0.4, 0.4, 0.3]), []
+
+    def look(teacher: Backbone, student: Backbone) -> dict[str, float]:
+        seen.append({name: value.clone() for name, value in teacher.state_dict().items()})
+        return {"val/knn": next(values)}
+
+    assert run(tmp_path / "run", look=look, stop=after(7)) is None
+    run(tmp_path / "run", look=look)
+    torch.testing.assert_close(checkpoint.load(tmp_path / "run/best.pt"), seen[1], rtol=0, atol=0)
+
+
+def test_a_checkpoint_is_of_its_step_though_it_is_written_later(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With a disk so slow that the next steps are done before it has written the first byte."""
+    state, written = State(SPEC, Key(0), CPU), checkpoint._write
+    monkeypatch.setattr(checkpoint, "_write", lambda *words: (time.sleep(1), written(*words)))
+    before = {name: value.clone() for name, value in state.student.state_dict().items()}
+    with checkpoint.writing(tmp_path / "checkpoint.pt") as writer:
+        began = time.monotonic()
+        writer.save(state, 0.0)
+        assert time.monotonic() - began < 1
+        for parameter in state.student.parameters():
+            parameter.data.add_(1.0)
+    torch.testing.assert_close(checkpoint.load(tmp_path / "checkpoint.pt")["student"], before, rtol=0, atol=0)
+
+
+def test_a_checkpoint_that_could_not_be_written_ends_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "checkpoint.pt")
+
+    monkeypatch.setattr(checkpoint, "_write", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(tmp_path / "run")
 
 
 @pytest.mark.parametrize(("kill", "resources"), [(1, SELDOM), (3, ALWAYS)])
