@@ -14,7 +14,7 @@ from dinov2lab.spec.tuning import searches
 from dinov2lab.store import studies
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.trials import best_trials, read_trials
-from dinov2lab.terminal import note, say, say_json, table
+from dinov2lab.terminal import note, plural, say, say_json, table
 
 if TYPE_CHECKING:
     from dinov2lab.data.source import Roots
@@ -33,12 +33,15 @@ def tune_here(
     if resources.processes > 1:
         raise ValueError("--nproc: an arm is tuned with one process a run; run without it until the arms are tuned")
 
-    def bench(*_: object) -> "Bench":
-        from dinov2lab.lab.bench import LocalBench
+    from dinov2lab.lab.bench import LocalBench
 
-        return LocalBench(workspace, roots, resources, jobs)
-
-    done = tune(study, workspace, roots, reports, bench)
+    bench = LocalBench(workspace, roots, resources, jobs)
+    bench.kept = True
+    try:
+        done = tune(study, workspace, roots, reports, lambda *_: bench)
+    finally:
+        bench.kept = False
+        bench.dismiss()
     for cell in expand(done):
         resources.check(cell.spec)
     return done
@@ -83,7 +86,7 @@ def words(place: Place) -> str:
 def budget_text(search: SearchSpec) -> str:
     """What each search may cost, in words."""
     given = search.budget.model_dump(exclude_none=True)
-    return " and ".join(f"{value:,} {name}" for name, value in given.items())
+    return " and ".join(plural(value, name.removesuffix("s")) for name, value in given.items())
 
 
 def show_tuning(study: Study, workspace: Workspace, as_json: bool) -> None:

@@ -40,6 +40,7 @@ class LocalBench:
         }
         self._workers: list[_Worker] = []
         self._stillborn = 0
+        self.kept = False  # whether idle workers wait for another search
 
     def tend(self) -> None:
         """Bury the dead, and say of a run that kills its process again and again that it failed (attempts.py).
@@ -80,12 +81,13 @@ class LocalBench:
                 worker.tell({"stop": run})
 
     def dismiss(self) -> None:
-        """Ask all to write a checkpoint and leave, and wait for them."""
-        for worker in self._workers:
+        """Ask all that do not wait for another search to write a checkpoint and leave, and wait for them."""
+        leaving = [worker for worker in self._workers if worker.run is not None or not self.kept]
+        for worker in leaving:
             worker.dismiss()
-        for worker in self._workers:
+        for worker in leaving:
             worker.wait()
-        self._workers.clear()
+            self._workers.remove(worker)
 
 
 class _Worker:
