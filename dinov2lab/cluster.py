@@ -51,6 +51,19 @@ def profiles_of(study: Study, names: Sequence[str], settings: Sequence[str]) -> 
     return {arm: loaded[own.get(arm, common)] for arm in arms}
 
 
+def refuse_local(*, device: str, nproc: int, micro_batches: int, recompute: str, shard: str, side_by_side: int) -> None:
+    """Raise ValueError for what a profile says, or nobody on a cluster. All are options of `run` or `search`."""
+    commands.refuse(
+        "on Slurm a profile says it, as in --slurm tasks_per_node=2 (docs/cluster.md has its keys)",
+        device=device != "auto",
+        nproc=nproc > 1,
+        micro_batches=micro_batches > 1,
+        recompute=recompute != "nothing",
+        shard=shard != "none",
+    )
+    commands.refuse("is for this machine; on Slurm --slurm micro_batches=N saves memory", side_by_side=side_by_side > 1)
+
+
 class Places(NamedTuple):
     workspace: Workspace
     data: Path
@@ -66,6 +79,7 @@ def run(
     jobs: int | None = None,
     rerun: bool,
     dry_run: bool,
+    as_json: bool = False,
 ) -> int:
     """The exit code of `run` on a cluster. It returns when the jobs are with Slurm. Arms that are to be tuned are so first,
     `jobs` runs at a time.
@@ -73,21 +87,24 @@ def run(
     if not isinstance(found, Study):
         raise ValueError("--launcher slurm wants a study; a recipe alone runs here")
     arms, report = profiles_of(found, profiles, settings), places.reports / found.name
+    if not found.untuned:
+        commands.refuse("how many runs go on at a time is the profile's: --slurm parallel=N", jobs=jobs)
     if found.untuned and dry_run:
-        tuning.show_tuning(found, places.workspace, as_json=False)
+        tuning.show_tuning(found, places.workspace, as_json)
         return 0
     if found.untuned:
         found = _tuned(found, places, arms, jobs or AT_ONCE)
     order = Order(found, arms, places.workspace, Roots(places.data, places.workspace.cache), places.reports)
     if dry_run:
-        terminal.show_scripts(preview(order))
+        terminal.show_scripts(preview(order), as_json)
         return 0
     launched = launch(order, rerun=rerun)
     if launched.over:
         publish(order)
-        terminal.show_verdict(found, commands.verdict_of(report), report, as_json=False)
+        terminal.show_verdict(found, commands.verdict_of(report), report, as_json)
         return int("failed" in launched.states)
-    terminal.show_launched(found, launched.submitted, launched.jobs.all if launched.jobs else (), launched.states)
+    jobs_sent = launched.jobs.all if launched.jobs else ()
+    terminal.show_launched(found, launched.submitted, jobs_sent, launched.states, as_json)
     return 0
 
 

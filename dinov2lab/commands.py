@@ -108,6 +108,12 @@ def refuse_slurm_words(*words: Sequence[str] | None) -> None:
         raise ValueError("--profile and --slurm are for --launcher slurm")
 
 
+def refuse(why: str, **given: object) -> None:
+    """Raise ValueError for options that were given, which do nothing here: `given` is true of them, under Python's names."""
+    if named := [f"--{name.replace('_', '-')}" for name, value in given.items() if value]:
+        raise ValueError(f"{', '.join(named)}: {why}")
+
+
 def in_parts(
     resources: Resources,
     micro_batches: int,

@@ -23,12 +23,26 @@ from dinov2lab.store import atomic
 from dinov2lab.store.folders import Workspace
 
 
-def check(append: bool, shard: int | None, shards: int, launcher: str, slurm_words: Sequence[str]) -> None:
+def check(
+    append: bool,
+    shard: int | None,
+    shards: int,
+    launcher: str,
+    slurm_words: Sequence[str],
+    local_words: Sequence[str],
+    as_json: bool,
+) -> None:
     """Raises ValueError for what does not go together."""
     if launcher == "local" and slurm_words:
         raise ValueError("--profile, --slurm and --dry-run are for --launcher slurm")
     if launcher == "slurm" and (append or shard is not None):
         raise ValueError("--launcher slurm submits all shards; --append and --shard are for this machine")
+    if launcher == "slurm" and local_words:
+        raise ValueError(
+            f"{', '.join(local_words)}: is for this machine; on Slurm the profile says what jobs compute on"
+        )
+    if shard is not None and as_json:
+        raise ValueError("--json: one shard shows no funnel; it is for the whole curation")
     if append and shards > 1:
         raise ValueError("--append and --shards do not go together: what is added is worked on as one")
     if shard is not None and not 0 <= shard < shards:
@@ -66,17 +80,22 @@ def curate_part(work: Work, shard: int) -> None:
         terminal.note(f"{line}; then the same command once more")
 
 
-def send(name: str, work: Work, profiles: Sequence[str], settings: Sequence[str], *, dry_run: bool) -> None:
+def send(
+    name: str, work: Work, profiles: Sequence[str], settings: Sequence[str], *, dry_run: bool, as_json: bool
+) -> None:
     """To Slurm: an array of shards, as often as what they need of each other has to be there first, and a last job."""
     if len(profiles) > 1:
         raise ValueError("--profile: a curation has one")
     profile = load_profile(profiles[0] if profiles else None, settings)
     order = submit_curation.Order(name, work.spec, work.shards, profile, work.workspace, work.roots)
     if dry_run:
-        terminal.show_scripts(submit_curation.preview(order))
+        terminal.show_scripts(submit_curation.preview(order), as_json)
         return
     with atomic.locked(work.workspace.slurm / "lock"):
         jobs = submit_curation.submit(order)
+    if as_json:
+        terminal.say_json({"recipe": name, "shards": work.shards, "jobs": list(jobs)})
+        return
     terminal.say(f"{terminal.plural(work.shards, 'shard')} submitted, jobs {', '.join(jobs)}; afterwards")
     terminal.say(f"  dinov2lab curate {name} --shards {work.shards}    # shows what they have left")
 

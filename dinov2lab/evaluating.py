@@ -64,7 +64,7 @@ class Cluster(NamedTuple):
     dry_run: bool
 
 
-def send(target: str, workspace: Workspace, roots: "Roots", wish: Wish, cluster: Cluster) -> None:
+def send(target: str, workspace: Workspace, roots: "Roots", wish: Wish, cluster: Cluster, as_json: bool) -> None:
     """To Slurm, a job for each finished run of a study: afterwards `evaluate` reads what they have measured."""
     from dinov2lab.lab import submit_evaluation
     from dinov2lab.spec.profile import load_profile
@@ -78,10 +78,13 @@ def send(target: str, workspace: Workspace, roots: "Roots", wish: Wish, cluster:
     runs, asked = _finished(study, workspace), {"on": wish.on, "memory": wish.memory, "metrics": _metrics(wish)}
     order = submit_evaluation.Order(study.name, runs, asked, profile, workspace, roots)
     if cluster.dry_run:
-        terminal.show_scripts(submit_evaluation.preview(order))
+        terminal.show_scripts(submit_evaluation.preview(order), as_json)
         return
     with atomic.locked(workspace.slurm / "lock"):
         jobs = submit_evaluation.submit(order)
+    if as_json:
+        terminal.say_json({"study": study.name, "runs": runs, "jobs": list(jobs)})
+        return
     terminal.say(f"{terminal.plural(len(runs), 'run')} submitted, jobs {', '.join(jobs)}; afterwards the same command")
     terminal.say("  without --launcher slurm shows what they have measured")
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 LAB, HERE, REPORTS = Path("lab"), Path("."), Path("reports")
+PORT, CONFIRM_SEEDS = 8080, 5
 
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study: a YAML file, or its name in ./ablations.")]
 StudyNames = Annotated[

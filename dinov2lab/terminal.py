@@ -163,14 +163,22 @@ def show_funnel(funnel: "Sequence[Manifest]", folder: Path, as_json: bool) -> No
     say(f"manifest  {funnel[-1].id}  {folder}")
 
 
-def show_scripts(scripts: Sequence[tuple[str, str]]) -> None:
+def show_scripts(scripts: Sequence[tuple[str, str]], as_json: bool = False) -> None:
     """What sbatch would get, one job after the other."""
+    if as_json:
+        say_json([{"job": what, "script": text} for what, text in scripts])
+        return
     for what, text in scripts:
         say(f"\n--- {what} ---\n{text.rstrip()}")
 
 
-def show_launched(study: Study, submitted: int, jobs: Sequence[str], states: Sequence[str]) -> None:
+def show_launched(
+    study: Study, submitted: int, jobs: Sequence[str], states: Sequence[str], as_json: bool = False
+) -> None:
     counts = {state: states.count(state) for state in ("queued", "running", "done", "failed") if state in states}
+    if as_json:
+        say_json({"study": study.name, "submitted": submitted, "jobs": list(jobs), "before": counts})
+        return
     before = f"; before: {counted(counts)}" if counts else ""
     say(f"{plural(submitted, 'run')} submitted{f' as jobs {chr(44).join(jobs)}' if jobs else ''}{before}")
     say(f"The terminal may be closed: dinov2lab status {study.name}, and a report follows the last run")

@@ -53,6 +53,7 @@ with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
+SLURM = ("--launcher", "slurm")
 ROOT = str(Path(__file__).parent.parent)
 HEAVY = {"torch", "timm", "mlflow", "optuna", "pandas", "scipy", "matplotlib"}
 
@@ -334,6 +335,23 @@ class TestMistakes:
             (("run", "small", "--device", "tpu"), "'tpu' is not one of"),
             (("run", "small", "--micro-batches", "3"), "would cut one of the 4 KoLeo groups of 32 global crops"),
             (("run", "small", "--jobs", "0"), "Invalid value for '--jobs'"),
+            (("run", "small", "--jobs", "2"), "--jobs: is for a study; a recipe is one run"),
+            (("run", "curation", "--dry-run", "--rerun"), "--rerun: --dry-run shows what is left to do"),
+            (("run", "curation", *SLURM, "--nproc", "2"), "--nproc: on Slurm a profile says it"),
+            (
+                ("run", "curation", *SLURM, "--shard", "weights", "--micro-batches", "2"),
+                "--micro-batches, --shard: on Slurm a profile says it",
+            ),
+            (("run", "curation", *SLURM, "--recompute", "hidden"), "--recompute: on Slurm a profile says it"),
+            (("run", "curation", *SLURM, "--side-by-side", "2"), "--side-by-side: is for this machine"),
+            (("run", "curation", *SLURM, "--device", "cpu"), "--device: on Slurm a profile says it"),
+            (("run", "curation", *SLURM, "--jobs", "2"), "--jobs: how many runs go on at a time is the profile's"),
+            (("curate", "small", *SLURM, "--search", "exact"), "--search: is for this machine"),
+            (("curate", "small", "--shards", "2", "--shard", "0", "--json"), "--json: one shard shows no funnel"),
+            (("evaluate", "curation", *SLURM, "--skipped"), "--skipped: is for this machine"),
+            (("evaluate", "curation", *SLURM, "--device", "cpu"), "--device: on Slurm a profile says it"),
+            (("search", "small", "--port", "80"), "--port: is for --dashboard"),
+            (("search", "small", "--confirm-seeds", "3"), "--confirm-seeds: is for --confirm K"),
             (("rnu",), "No such command 'rnu'"),
         ],
     )

@@ -30,11 +30,13 @@ def curate(
     from dinov2lab.store.folders import Workspace
 
     spec, place = commands.find_recipe(recipe, sets or ()), Workspace(workspace)
-    curating.check(append, shard, shards, launcher, [*(profiles or ()), *(slurm or ()), *(["--dry-run"] * dry_run)])
+    cluster_words = [*(profiles or ()), *(slurm or ()), *(["--dry-run"] * dry_run)]
+    local_words = ["--device"] * (device != "auto") + ["--search"] * (search != "auto")
+    curating.check(append, shard, shards, launcher, cluster_words, local_words, as_json)
     resources = commands.resources_for(1, device)[1].model_copy(update={"search": search})
     work = curating.Work(spec, place, Roots(data_root, place.cache), resources, shards)
     if launcher == "slurm":
-        curating.send(Path(recipe).stem, work, profiles or (), slurm or (), dry_run=dry_run)
+        curating.send(Path(recipe).stem, work, profiles or (), slurm or (), dry_run=dry_run, as_json=as_json)
     elif shard is not None:
         curating.curate_part(work, shard)
     else:

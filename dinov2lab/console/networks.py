@@ -32,7 +32,9 @@ def evaluate(
     place = Workspace(workspace)
     roots, wish = Roots(data_root, place.cache), evaluating.Wish(on or (), memory, metrics or (), px, device)
     if launcher == "slurm":
-        evaluating.send(target, place, roots, wish, evaluating.Cluster(profiles or (), slurm or (), dry_run))
+        commands.refuse("is for this machine", skipped=skipped)
+        commands.refuse("on Slurm a profile says it: --slurm gpus_per_node=N", device=device != "auto")
+        evaluating.send(target, place, roots, wish, evaluating.Cluster(profiles or (), slurm or (), dry_run), as_json)
         return
     commands.refuse_slurm_words(profiles, slurm, ["--dry-run"] * dry_run)
     if skipped:

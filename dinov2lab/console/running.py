@@ -31,6 +31,8 @@ def run(
     from dinov2lab.spec.study import Study, expand
     from dinov2lab.store.folders import Workspace
 
+    if dry_run:
+        commands.refuse("--dry-run shows what is left to do, and that would be all of it", rerun=rerun)
     place = Workspace(workspace)
     found = commands.find_either(target, sets or (), place)
     if more_seeds:
@@ -38,10 +40,19 @@ def run(
     if launcher == "slurm":
         from dinov2lab import cluster
 
-        where = cluster.Places(place, data_root, reports)
-        words = (profiles or (), slurm or ())
-        raise typer.Exit(cluster.run(found, where, *words, jobs=jobs, rerun=rerun, dry_run=dry_run))
+        cluster.refuse_local(
+            device=device,
+            nproc=nproc,
+            micro_batches=micro_batches,
+            recompute=recompute,
+            shard=shard,
+            side_by_side=side_by_side,
+        )
+        where, how = cluster.Places(place, data_root, reports), {"rerun": rerun, "dry_run": dry_run, "as_json": as_json}
+        raise typer.Exit(cluster.run(found, where, profiles or (), slurm or (), jobs=jobs, **how))
     commands.refuse_slurm_words(profiles, slurm)
+    if not isinstance(found, Study):
+        commands.refuse("is for a study; a recipe is one run", jobs=jobs)
     cells = expand(found) if isinstance(found, Study) else (found,)
     if dry_run and isinstance(found, Study) and found.untuned:
         from dinov2lab import tuning
@@ -82,10 +93,10 @@ def search(
     device: options.Device = "auto",
     storage: options.Storage = None,
     confirm: options.Confirm = 0,
-    confirm_seeds: options.ConfirmSeeds = 5,
+    confirm_seeds: options.ConfirmSeeds = options.CONFIRM_SEEDS,
     transfer: options.TransferFrom = None,
     dashboard: options.Dashboard = False,
-    port: options.Port = 8080,
+    port: options.Port = options.PORT,
     as_json: options.Json = False,
     launcher: options.Launcher = "local",
     profiles: options.Profiles = None,
@@ -95,15 +106,20 @@ def search(
     from dinov2lab import commands, searching
     from dinov2lab.store.folders import Workspace
 
+    commands.refuse("is for --dashboard", port=port != options.PORT and not dashboard)
+    commands.refuse("is for --confirm K", confirm_seeds=confirm_seeds != options.CONFIRM_SEEDS and not confirm)
     found, place = searching.find_search(target, sets or (), transfer or ()), Workspace(workspace)
     again, here = searching.Again(confirm, confirm_seeds), commands.resources_for(jobs, device)
     if dashboard:
         from dinov2lab.lab.dashboard import serve
 
+        slurm_asked, flags = launcher == "slurm", {"json": as_json, "confirm": confirm, "jobs": jobs}
+        commands.refuse("does nothing beside --dashboard, which runs nothing", launcher=slurm_asked, **flags)
         raise typer.Exit(serve(found, place, storage, port))
     if launcher == "slurm":
         from dinov2lab import cluster
 
+        commands.refuse("on Slurm a profile says it: --slurm gpus_per_node=N", device=device != "auto")
         where, words = cluster.Places(place, data_root, reports), (profiles or (), slurm or ())
         raise typer.Exit(cluster.search(found, where, *words, again, jobs=jobs, storage=storage, as_json=as_json))
     commands.refuse_slurm_words(profiles, slurm)

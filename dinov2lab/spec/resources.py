@@ -120,6 +120,8 @@ class Slurm(Section):
     hours: Positive = 24.0
     shard: Shard = "none"  # among the processes of a run
     checkpoints: Count = 1  # of a run that are kept, the latest
+    micro_batches: Count = 1  # of each process's batch, one after the other
+    recompute: Recompute = "nothing"
     parallel: Count = 256  # runs of one array at a time
     signal_seconds: Count = 120  # before the limit: time to write a checkpoint and to ask to be queued again
     setup: tuple[Word, ...] = ()  # lines of shell before the run
@@ -156,6 +158,8 @@ class Slurm(Section):
             processes=self.nodes * self.tasks,
             threads=self.cpus,
             workers=self.cpus - 1 if gpu else 0,
+            micro_batches=self.micro_batches,
+            recompute=self.recompute,
             shard=self.shard,
             checkpoints=self.checkpoints,
         )

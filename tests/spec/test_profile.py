@@ -79,3 +79,10 @@ def test_a_mistake_in_a_file_names_its_line() -> None:
     Path("experiments/slurm/gpu.yaml").write_text("hours: 12\ncpu: 4\n")
     with pytest.raises(SpecError, match=r"experiments/slurm/gpu.yaml:2: cpu: no such field; did you mean cpus\?"):
         load_profile("gpu")
+
+
+def test_a_batch_in_parts_and_recomputing_are_the_profiles_on_a_cluster() -> None:
+    resources = load_profile(None, ("micro_batches=4", "recompute=hidden", "cpus=3")).resources
+    assert (resources.micro_batches, resources.recompute) == (4, "hidden")
+    assert (resources.threads, resources.workers) == (3, 0)
+    assert load_profile("gpu", ("cpus=3",)).resources.workers == 2
