@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "dinov2lab"
 ROWS = (
     ("cli",),
-    ("console",),
+    ("console", "api"),
     ("options",),
     ("cluster",),
     ("tuning",),
@@ -107,6 +107,7 @@ def test_packages_are_empty(file: str) -> None:
         ("evaluating", "torch timm mlflow optuna pandas scipy matplotlib"),
         ("searching", "torch timm mlflow optuna pandas scipy matplotlib"),
         ("lab.search", "torch timm mlflow pandas scipy sklearn matplotlib"),
+        ("spec.run", "torch timm mlflow optuna pandas scipy matplotlib numpy"),
         ("store.manifest", "torch timm mlflow optuna pandas scipy matplotlib"),
         ("report.render", "torch timm mlflow"),
     ],

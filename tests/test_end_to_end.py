@@ -71,6 +71,17 @@ def test_the_report_holds_every_run(lab: Path) -> None:
     assert {row["arm"] for row in verdict if row["metric"] == "test/knn"} == {"retrieved"}
 
 
+def test_a_notebook_reads_what_the_command_has_left_and_trains_nothing_again(lab: Path) -> None:
+    (lab / "ablations" / "curation_vs_uncurated.yaml").write_text(STUDY)
+    before = {file: file.stat().st_mtime_ns for file in lab.glob("lab/runs/*/result.json")}
+    said = dinov2lab(lab, program=(str(Path(__file__).parent.parent / "docs" / "notebook.py"),))
+    assert said.returncode == 0, said.stderr
+    assert "4 runs, 0 failed" in said.stdout
+    assert "retrieved" in said.stdout
+    assert "nearest to the first image: [" in said.stdout
+    assert {file: file.stat().st_mtime_ns for file in lab.glob("lab/runs/*/result.json")} == before
+
+
 def test_mlflow_has_a_parent_and_a_child_for_every_run(lab: Path) -> None:
     from mlflow import MlflowClient
 
