@@ -50,7 +50,8 @@ class Publisher:
             if kind is not None:
                 self._process.terminate()
             assert self._process.stdin is not None
-            self._process.stdin.close()
+            with suppress(BrokenPipeError):  # it has died, and was not told its last
+                self._process.stdin.close()
             self._process.wait()
 
     def ask(self, what: What) -> bool:
