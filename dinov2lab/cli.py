@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import typer
 
-from dinov2lab.console import images, looking, mirrored, networks, running
+from dinov2lab.console import images, looking, mirrored, networks, running, specs
 
 INTERRUPTED = 130  # what a shell makes of SIGINT
 COMMANDS: tuple[Callable[..., None], ...] = (
@@ -18,6 +18,9 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     looking.cancel,
     looking.gc,
     looking.report,
+    specs.diff,
+    specs.why_rerun,
+    specs.schema,
     images.curate,
     images.why,
     networks.evaluate,

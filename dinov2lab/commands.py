@@ -73,6 +73,16 @@ def with_more_seeds(found: Study | Cell, count: int, workspace: Workspace) -> St
 
 def find_run(name: str, workspace: Workspace) -> RunFolder:
     """The folder of the finished run whose id is `name`, or alone begins with it."""
+    folder = find_begun(name, workspace)
+    if not folder.result.exists():
+        outcome = folder.outcome()
+        why = f"failed: {outcome.error}" if outcome else "has not finished"
+        raise SpecError(f"run {folder.path.name} {why}")
+    return folder
+
+
+def find_begun(name: str, workspace: Workspace) -> RunFolder:
+    """The folder of the run, ended or not, whose id is `name`, or alone begins with it."""
     known = sorted(path.parent.name for path in workspace.runs.glob("*/spec.json"))
     matching = [run for run in known if run == name] or [run for run in known if run.startswith(name)]
     if not matching:
@@ -80,12 +90,7 @@ def find_run(name: str, workspace: Workspace) -> RunFolder:
         raise SpecError(f"no run in {workspace.path} is called {name!r}{there}")
     if len(matching) > 1:
         raise SpecError(f"{name!r} may be {' or '.join(matching)}")
-    folder = workspace.run(matching[0])
-    if not folder.result.exists():
-        outcome = folder.outcome()
-        why = f"failed: {outcome.error}" if outcome else "has not finished"
-        raise SpecError(f"run {matching[0]} {why}")
-    return folder
+    return workspace.run(matching[0])
 
 
 def resources_for(

@@ -14,7 +14,7 @@ ROWS = (
     ("options",),
     ("cluster",),
     ("tuning",),
-    ("searching", "curating", "evaluating"),
+    ("searching", "curating", "evaluating", "differing"),
     ("commands", "overview"),
     ("publisher",),
     ("progress",),

@@ -26,8 +26,8 @@ _NOT_IN_FILES = ("name", "looked")
 _OWN: dict[str, Any] = {
     name: (field.annotation, field) for name, field in Study.model_fields.items() if name not in _NOT_IN_FILES
 }
-_StudyFile: type[Section] = create_model(
-    "_StudyFile",
+study_file: type[Section] = create_model(
+    "StudyFile",
     __base__=Section,
     **{**_OWN, "base": (str, ...), "arms": (dict[str, dict[str, Any]], ...), "tune": (TuneFile | None, None)},
 )
@@ -135,7 +135,7 @@ def _in_arm(override: Override, arms: Sequence[str]) -> tuple[str, Override]:
 def _study(path: Path, profile: Item | None, changes: _Changes) -> tuple[RunSpec, Study]:
     """(the base, the study), with the --set `changes` made in them."""
     tree = _factor_as_list(put(_factor_as_list(at_scale(read_document(path), profile)), changes.study))
-    validated(_StudyFile, tree.plain(), tree)
+    validated(study_file, tree.plain(), tree)
     entries = mapping(tree)
     base_tree = resolved(put(recipe_tree(reference(entries["base"], "base")), changes.base))
     base, factors = spec_of(base_tree), _factors(entries["factor"])

@@ -20,7 +20,7 @@ from dinov2lab.spec.section import Section
 _OWN: dict[str, Any] = {
     name: (field.annotation, field) for name, field in SearchSpec.model_fields.items() if name not in ("name", "base")
 }
-_SearchFile: type[Section] = create_model("_SearchFile", __base__=Section, **{**_OWN, "base": (str, ...)})
+search_file: type[Section] = create_model("SearchFile", __base__=Section, **{**_OWN, "base": (str, ...)})
 _MEASURE = "evaluation"  # what trials are measured by is the same for all of them
 
 
@@ -57,7 +57,7 @@ def _search(path: Path, own: Sequence[Override], of_base: Sequence[Override]) ->
 
 def _tree(path: Path, own: Sequence[Override]) -> Item:
     tree = _in_full(put(_in_full(read_document(path)), own))
-    validated(_SearchFile, tree.plain(), tree)
+    validated(search_file, tree.plain(), tree)
     return tree
 
 
