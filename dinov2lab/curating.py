@@ -23,32 +23,6 @@ from dinov2lab.store import atomic
 from dinov2lab.store.folders import Workspace
 
 
-def check(
-    append: bool,
-    shard: int | None,
-    shards: int,
-    launcher: str,
-    slurm_words: Sequence[str],
-    local_words: Sequence[str],
-    as_json: bool,
-) -> None:
-    """Raises ValueError for what does not go together."""
-    if launcher == "local" and slurm_words:
-        raise ValueError("--profile, --slurm and --dry-run are for --launcher slurm")
-    if launcher == "slurm" and (append or shard is not None):
-        raise ValueError("--launcher slurm submits all shards; --append and --shard are for this machine")
-    if launcher == "slurm" and local_words:
-        raise ValueError(
-            f"{', '.join(local_words)}: is for this machine; on Slurm the profile says what jobs compute on"
-        )
-    if shard is not None and as_json:
-        raise ValueError("--json: one shard shows no funnel; it is for the whole curation")
-    if append and shards > 1:
-        raise ValueError("--append and --shards do not go together: what is added is worked on as one")
-    if shard is not None and not 0 <= shard < shards:
-        raise ValueError(f"--shard {shard}: with --shards {shards} they are numbered from 0 to {shards - 1}")
-
-
 class Work(NamedTuple):
     spec: RunSpec
     workspace: Workspace

@@ -11,8 +11,9 @@ from dinov2lab.spec.load import FOLDERS, SpecError, kind_of
 from dinov2lab.spec.resources import Resources
 from dinov2lab.spec.study import Study, expand
 from dinov2lab.store import atomic, studies
-from dinov2lab.store.evaluation import Evaluation
+from dinov2lab.store.evaluation import METRICS, TIMM, Evaluation
 from dinov2lab.store.folders import Workspace
+from dinov2lab.store.result import RunFolder
 
 if TYPE_CHECKING:
     from dinov2lab.data.source import Roots
@@ -33,11 +34,12 @@ class Wish(NamedTuple):
 
 def evaluate(target: str, workspace: Workspace, roots: "Roots", wish: Wish) -> list[Evaluation]:
     """Of each network that `target` names. Raises ValueError where there is none, or nothing can be measured."""
-    from dinov2lab.lab.evaluate import asked_of, evaluate
+    metrics, opening = _metrics(wish), list(subjects(target, wish.px, workspace))
+    from dinov2lab.lab.evaluate import asked_of, evaluate  # and torch with it: what is refused is refused at once
     from dinov2lab.lab.exam import Places
 
-    metrics, where, found = _metrics(wish), _device(wish.device), []
-    for opened in subjects(target, wish.px, workspace):
+    where, found = _device(wish.device), []
+    for opened in opening:
         subject = opened()
         asked = asked_of(subject, wish.on, wish.memory, metrics)
         found.append(evaluate(subject, asked, Places(workspace, roots), where))
@@ -46,8 +48,6 @@ def evaluate(target: str, workspace: Workspace, roots: "Roots", wish: Wish) -> l
 
 def _metrics(wish: Wish) -> tuple[str, ...]:
     """Raises SpecError for a name that is none."""
-    from dinov2lab.lab.evaluate import METRICS
-
     words = tuple(dict.fromkeys(word for each in wish.metrics for word in each.split(",") if word))
     for word in words:
         if word not in METRICS:
@@ -130,21 +130,37 @@ def show_completed(left: dict[str, dict[str, str]], as_json: bool) -> None:
 
 def subjects(target: str, px: int | None, workspace: Workspace) -> Iterator[Open]:
     """What opens each network, one at a time: a timm model, a file, a run, or all finished runs of a study."""
-    from dinov2lab.lab.subject import TIMM, of_file, of_run, of_timm
-
     path = Path(target)
     if target.startswith(TIMM):
-        yield partial(of_timm, target.removeprefix(TIMM), px, workspace)
+        yield partial(_of_timm, target.removeprefix(TIMM), px, workspace)
     elif px is not None:
         raise SpecError("--px: is for a model of timm's; a run has seen images of one size")
     elif path.is_file() and path.suffix not in (".yaml", ".yml"):
-        yield partial(of_file, path)
+        yield partial(_of_file, path)
     elif study := _study(target, workspace):
-        yield from (partial(of_run, workspace.run(run)) for run in _finished(study, workspace))
+        yield from (partial(_of_run, workspace.run(run)) for run in _finished(study, workspace))
     elif path.suffix == ".pt":
         raise SpecError(f"{target}: no such file")
     else:
-        yield partial(of_run, commands.find_run(target, workspace))
+        yield partial(_of_run, commands.find_run(target, workspace))
+
+
+def _of_timm(name: str, px: int | None, workspace: Workspace) -> "Subject":
+    from dinov2lab.lab.subject import of_timm
+
+    return of_timm(name, px, workspace)
+
+
+def _of_file(file: Path) -> "Subject":
+    from dinov2lab.lab.subject import of_file
+
+    return of_file(file)
+
+
+def _of_run(folder: RunFolder) -> "Subject":
+    from dinov2lab.lab.subject import of_run
+
+    return of_run(folder)
 
 
 def _finished(study: Study, workspace: Workspace) -> list[str]:

@@ -1,5 +1,6 @@
 """Commands about training images."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -25,14 +26,16 @@ def curate(
     as_json: options.Json = False,
 ) -> None:
     """Curate a recipe's training images and train nothing: which are kept, and why the others fell."""
-    from dinov2lab import commands, curating
+    from dinov2lab import commands
     from dinov2lab.data.source import Roots
     from dinov2lab.store.folders import Workspace
 
     spec, place = commands.find_recipe(recipe, sets or ()), Workspace(workspace)
     cluster_words = [*(profiles or ()), *(slurm or ()), *(["--dry-run"] * dry_run)]
     local_words = ["--device"] * (device != "auto") + ["--search"] * (search != "auto")
-    curating.check(append, shard, shards, launcher, cluster_words, local_words, as_json)
+    _check(append, shard, shards, launcher, cluster_words, local_words, as_json)
+    from dinov2lab import curating  # and torch with it: what is refused is refused at once
+
     resources = commands.resources_for(1, device)[1].model_copy(update={"search": search})
     work = curating.Work(spec, place, Roots(data_root, place.cache), resources, shards)
     if launcher == "slurm":
@@ -41,6 +44,32 @@ def curate(
         curating.curate_part(work, shard)
     else:
         curating.curate(work, append, as_json)
+
+
+def _check(
+    append: bool,
+    shard: int | None,
+    shards: int,
+    launcher: str,
+    slurm_words: Sequence[str],
+    local_words: Sequence[str],
+    as_json: bool,
+) -> None:
+    """Raises ValueError for what does not go together."""
+    if launcher == "local" and slurm_words:
+        raise ValueError("--profile, --slurm and --dry-run are for --launcher slurm")
+    if launcher == "slurm" and (append or shard is not None):
+        raise ValueError("--launcher slurm submits all shards; --append and --shard are for this machine")
+    if launcher == "slurm" and local_words:
+        raise ValueError(
+            f"{', '.join(local_words)}: is for this machine; on Slurm the profile says what jobs compute on"
+        )
+    if shard is not None and as_json:
+        raise ValueError("--json: one shard shows no funnel; it is for the whole curation")
+    if append and shards > 1:
+        raise ValueError("--append and --shards do not go together: what is added is worked on as one")
+    if shard is not None and not 0 <= shard < shards:
+        raise ValueError(f"--shard {shard}: with --shards {shards} they are numbered from 0 to {shards - 1}")
 
 
 def why(

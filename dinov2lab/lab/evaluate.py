@@ -22,10 +22,8 @@ from dinov2lab.model.vit import Backbone
 from dinov2lab.spec.evaluation import Depth, EvaluationSpec, Linear, Logistic, Segmentation
 from dinov2lab.spec.identity import content_id
 from dinov2lab.store import atomic, evaluation
-from dinov2lab.store.evaluation import Evaluation
+from dinov2lab.store.evaluation import OF_LABELS, Evaluation
 
-OF_LABELS = ("knn", "few_shot", "linear", "linear_grid", "logistic", "retrieval")
-METRICS = ("health", *OF_LABELS, "segmentation", "depth", "copies", "revisited", "pictures")
 UNASKED = (
     "health",
     "knn",

@@ -9,10 +9,9 @@ from dinov2lab.model.features import Network
 from dinov2lab.model.vit import Backbone
 from dinov2lab.model.weights import Pretrained, digest, fitting, load_backbone, read
 from dinov2lab.spec.evaluation import EvaluationSpec
+from dinov2lab.store.evaluation import TIMM
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.result import RunFolder
-
-TIMM = "timm:"
 
 
 class Subject(NamedTuple):

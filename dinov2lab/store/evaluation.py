@@ -8,6 +8,10 @@ from pydantic import Field
 from dinov2lab.store import atomic, reading
 from dinov2lab.store.result import Record
 
+TIMM = "timm:"  # before a model's name
+OF_LABELS = ("knn", "few_shot", "linear", "linear_grid", "logistic", "retrieval")
+METRICS = ("health", *OF_LABELS, "segmentation", "depth", "copies", "revisited", "pictures")
+
 
 class Evaluation(Record):
     of: str  # a run's id, a file, or timm:NAME
