@@ -333,6 +333,7 @@ def test_the_commands_of_the_guide_do_what_they_say(
     folder = finished(spec, places.workspace)
     teacher = {f"backbone.{key}": value for key, value in backbone(spec).state_dict().items()}
     torch.save({"teacher": teacher}, folder.checkpoint)
+    torch.save(backbone(spec).state_dict(), folder.best)
     export(folder, "timm", tmp_path / "timm")
     source = open_source(MEMORY, places.roots)
     for part, rows in (("train", range(64)), ("test", range(64, 96))):
