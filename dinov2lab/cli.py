@@ -33,7 +33,6 @@ COMMANDS: tuple[Callable[..., None], ...] = (
 app = typer.Typer(
     help="Studies of DINOv2 on your images: run, watch and report them.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -130,6 +130,9 @@ def search(
     as_json: bool,
 ) -> int:
     """The exit code of `search` on a cluster: it asks and tells until the search has ended, and the runs are jobs."""
+    commands.refuse(
+        "with --confirm it is for this machine; on Slurm ask for it without, first", json=as_json and again.best
+    )
     profile, report = _only_profile(profiles, settings), places.reports / found.name
     roots = Roots(places.data, places.workspace.cache)
 
@@ -238,7 +241,7 @@ def _refuse_cuts(order: Order) -> None:
         order.profiles[cell.arm].resources.check(cell.spec)
 
 
-def end(name: str, place: Path) -> None:
+def end(name: str, place: Path, *, as_json: bool) -> None:
     """End the jobs of a study or a search that wait or run. Runs keep their checkpoints."""
     workspace = Workspace(place)
     known = name if (workspace.search(name) / "search.json").exists() else commands.find_study(name, workspace).name
@@ -253,17 +256,20 @@ def end(name: str, place: Path) -> None:
                 if (sent := submission(folder)) and sent.job in ending:
                     folder.submission.unlink()
         slurm.cancel({job.partition("_")[0] for job in ending})
-    terminal.say(f"{terminal.plural(len(ending), 'job')} cancelled")
+    if as_json:
+        terminal.say_json({"name": known, "cancelled": sorted(ending)})
+    else:
+        terminal.say(f"{terminal.plural(len(ending), 'job')} cancelled")
 
 
-def tidy(place: Path, *, remove: bool) -> None:
+def tidy(place: Path, *, remove: bool, as_json: bool) -> None:
     """Show what no study needs, and remove it where that is asked for. Slurm is asked where jobs were ever sent from here."""
     workspace = Workspace(place)
     queued = {each.name for each in slurm.queue().values()} if launches(workspace) else set[str]()
     found = garbage.leftovers(workspace, queued)
     if remove:
         garbage.remove(found)
-    terminal.show_garbage(found, remove)
+    terminal.show_garbage(found, remove, as_json)
 
 
 def show_log(run: str, place: Path, *, follow: bool) -> None:

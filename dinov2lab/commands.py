@@ -21,7 +21,7 @@ from dinov2lab.store import atomic, studies
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.reading import read_json
 from dinov2lab.store.result import RunFolder, RunResult
-from dinov2lab.terminal import note, plural, say, show_verdict
+from dinov2lab.terminal import note, plural, say, say_json, show_verdict
 
 if TYPE_CHECKING:
     from dinov2lab.data.source import Roots
@@ -236,7 +236,9 @@ def _name_stale(cells: Sequence[Cell], workspace: Workspace, roots: "Roots", nam
         note(f"{uri} was not there and is now: dinov2lab evaluate {name} --skipped")
 
 
-def report(found: Sequence[Study], workspace: Workspace, reports: Path, *, pool: bool, watch: bool) -> None:
+def report(
+    found: Sequence[Study], workspace: Workspace, reports: Path, *, pool: bool, watch: bool, as_json: bool
+) -> None:
     """Write and show the report of a study, or the comparison of several."""
     if len(found) > 1:
         if pool or watch:
@@ -244,7 +246,10 @@ def report(found: Sequence[Study], workspace: Workspace, reports: Path, *, pool:
         from dinov2lab.report.compare import write_comparison
 
         page = write_comparison(found, workspace, reports / "+".join(study.name for study in found))
-        say(f"report  {page}")
+        if as_json:
+            say_json({"studies": [study.name for study in found], "report": str(page)})
+        else:
+            say(f"report  {page}")
         return
     study, folder = found[0], reports / found[0].name
     if watch:
@@ -252,4 +257,4 @@ def report(found: Sequence[Study], workspace: Workspace, reports: Path, *, pool:
             note(f"{ended} of {plural(len(study.arms) * len(study.seeds), 'run')} ended: {folder / 'index.html'}")
     else:
         write(study, workspace, folder, pool=pool)
-    show_verdict(study, verdict_of(folder), folder, as_json=False)
+    show_verdict(study, verdict_of(folder), folder, as_json)

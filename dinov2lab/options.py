@@ -1,24 +1,29 @@
 """The arguments and options that commands share, each said once."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 LAB, HERE, REPORTS = Path("lab"), Path("."), Path("reports")
 PORT, CONFIRM_SEEDS = 8080, 5
 
-StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study: a YAML file, or its name in ./ablations.")]
-StudyNames = Annotated[
-    list[str], typer.Argument(metavar="STUDY...", help="A study, or several that are to be compared.")
-]
-RecipeName = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A recipe: a YAML file, or its name in ./experiments.")
-]
-Target = Annotated[str, typer.Argument(metavar="STUDY|RECIPE", help="A YAML file, or its name in its folder.")]
-SearchName = Annotated[
-    str, typer.Argument(metavar="SEARCH", help="A search: a YAML file, or its name in ./experiments.")
-]
+
+def _named(metavar: str, what: str, *folders: str) -> Any:
+    """An argument that a shell completes to the names of the YAML files in `folders`."""
+
+    def complete(incomplete: str) -> list[str]:
+        found = sorted(file.stem for folder in folders for file in Path(folder).glob("*.yaml"))
+        return [name for name in found if name.startswith(incomplete)]
+
+    return typer.Argument(metavar=metavar, help=what, autocompletion=complete)
+
+
+StudyName = Annotated[str, _named("STUDY", "A study: a YAML file, or its name in ./ablations.", "ablations")]
+StudyNames = Annotated[list[str], _named("STUDY...", "A study, or several that are to be compared.", "ablations")]
+RecipeName = Annotated[str, _named("RECIPE", "A recipe: a YAML file, or its name in ./experiments.", "experiments")]
+Target = Annotated[str, _named("STUDY|RECIPE", "A YAML file, or its name in its folder.", "ablations", "experiments")]
+SearchName = Annotated[str, _named("SEARCH", "A search: a YAML file, or its name in ./experiments.", "experiments")]
 Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Another value, as in --set optim.lr=1e-3.")
 ]

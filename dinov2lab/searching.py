@@ -141,15 +141,24 @@ def search(
         return LocalBench(workspace, roots, resources, jobs)
 
     trials = run_search(found, workspace, roots, reports / found.name, bench, storage)
-    show_search(found, trials, reports / found.name, as_json)
-    failed = again.best and _confirm(found, trials, again, workspace, roots, reports, jobs=jobs, resources=resources)
+    if not again.best:
+        show_search(found, trials, reports / found.name, as_json)
+        return code_of(trials)
+    if not as_json:
+        show_search(found, trials, reports / found.name, as_json)
+    study = study_of_best(found, trials, again)
+    failed = _confirm(found, study, workspace, roots, reports, jobs=jobs, resources=resources)
+    verdict, page = verdict_of(reports / study.name), reports / study.name
+    if as_json:
+        say_json(_plain(found, trials) | {"confirmed": {"study": study.name, "report": str(page), "verdict": verdict}})
+    else:
+        show_verdict(study, verdict, page, as_json)
     return 1 if failed else code_of(trials)
 
 
 def _confirm(
     search: SearchSpec,
-    trials: Sequence[Trial],
-    again: Again,
+    study: Study,
     workspace: Workspace,
     roots: "Roots",
     reports: Path,
@@ -157,12 +166,9 @@ def _confirm(
     jobs: int,
     resources: Resources,
 ) -> int:
-    """Train the best trials and the base with fresh seeds, as a study; returns how many runs failed."""
-    study = study_of_best(search, trials, again)
-    out = reports / study.name
-    failed = run_study(study, workspace, roots, out, jobs=jobs, resources=resources, rerun=False)
+    """Train the best trials and the base with fresh seeds, as `study`; returns how many runs failed."""
+    failed = run_study(study, workspace, roots, reports / study.name, jobs=jobs, resources=resources, rerun=False)
     publish(search, workspace, reports)
-    show_verdict(study, verdict_of(out), out, as_json=False)
     return failed
 
 
@@ -196,10 +202,14 @@ def point_text(point: Mapping[str, Any]) -> str:
     )
 
 
+def _plain(search: SearchSpec, trials: Sequence[Trial]) -> dict[str, Any]:
+    return {"search": search.name, "trials": [trial.model_dump(mode="json") for trial in trials]}
+
+
 def show_search(search: SearchSpec, trials: Sequence[Trial], report: Path, as_json: bool) -> None:
     """The best trials; with several metrics, the front."""
     if as_json:
-        say_json({"search": search.name, "trials": [trial.model_dump(mode="json") for trial in trials]})
+        say_json(_plain(search, trials))
         return
     say(search.question.strip() or search.name)
     lines = [

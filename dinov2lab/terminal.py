@@ -184,7 +184,11 @@ def show_launched(
     say(f"The terminal may be closed: dinov2lab status {study.name}, and a report follows the last run")
 
 
-def show_garbage(found: "Sequence[Leftover]", removed: bool) -> None:
+def show_garbage(found: "Sequence[Leftover]", removed: bool, as_json: bool) -> None:
+    if as_json:
+        rows = [{"path": str(each.path), "why": each.why, "bytes": each.size} for each in found]
+        say_json({"removed": removed, "leftovers": rows})
+        return
     if found:
         lines = [(str(each.path), each.why, f"{each.size / 2**20:,.1f} MB") for each in found]
         table(("path", "what", "size"), lines, right=("size",))

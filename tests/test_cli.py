@@ -1,5 +1,6 @@
 """The commands as a user calls them: on fabricated workspaces, what is printed and the exit code."""
 
+import inspect
 import json
 import os
 import re
@@ -14,7 +15,7 @@ import fabricated
 import pytest
 from tiny import interruptible
 
-from dinov2lab.cli import main
+from dinov2lab.cli import COMMANDS, main
 from dinov2lab.data.source import Roots, open_source
 from dinov2lab.progress import watching
 from dinov2lab.spec.identity import run_id
@@ -392,6 +393,47 @@ class TestProgress:
         assert len(lines) == 3
         assert re.fullmatch(r"uncurated seed 0   5,760 of 25,600 images   64/s   5 min left   val/knn 0\.\d+", lines[0])
         assert set(lines[1:]) == {"uncurated seed 0   finished   test/knn 0.5", "retrieved seed 0   failed: no images"}
+
+
+class TestCompletion:
+    def completed(self, words: str) -> list[str]:
+        """What bash would offer for the last of `words`."""
+        asked = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        out, err = program(_DINOV2LAB_COMPLETE="complete_bash", **asked).communicate(timeout=300)
+        assert not err
+        return out.split()
+
+    def test_of_commands_options_and_names(self, project: Project) -> None:
+        assert self.completed("dinov2lab sta") == ["status"]
+        assert "--dry-run" in self.completed("dinov2lab run --dr")
+        assert self.completed("dinov2lab run c") == ["curation"]
+        assert self.completed("dinov2lab curate ") == ["small"]
+
+
+class TestJson:
+    """One document on stdout, and nothing else."""
+
+    def test_of_commands_that_look(self, project: Project, call) -> None:
+        project.finish_all()
+        garbage = json.loads(call("gc", "--json").out)
+        assert garbage["removed"] is False
+        assert all(row["bytes"] >= 0 for row in garbage["leftovers"])
+        assert json.loads(call("schema", "study").out)["title"] == "dinov2lab: a study"
+
+    def test_of_a_report(self, project: Project, call) -> None:
+        project.finish_all()
+        said = json.loads(call("report", "curation", "--json").out)
+        assert said["study"] == "curation"
+        assert {row["arm"] for row in said["verdict"]} == {"retrieved"}
+
+    def test_every_command_that_answers_has_it(self) -> None:
+        silent = {"logs", "sync", "ui", "schema", "doctor", "init"}
+        without = [
+            command.__name__
+            for command in COMMANDS
+            if command.__name__ not in silent and "as_json" not in inspect.signature(command).parameters
+        ]
+        assert not without
 
 
 def test_colour_only_where_it_is_wanted(project: Project) -> None:

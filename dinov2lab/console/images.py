@@ -78,10 +78,14 @@ def why(
         str | None, typer.Option("--manifest", metavar="ID", help="Of a curation. [default: the latest]")
     ] = None,
     workspace: options.Place = options.LAB,
+    as_json: options.Json = False,
 ) -> None:
     """Say whether a curation kept an image, and what decided."""
-    from dinov2lab import curating
+    from dinov2lab import curating, terminal
     from dinov2lab.store.folders import Workspace
 
-    for line in curating.why(path, manifest, Workspace(workspace)):
-        typer.echo(line)
+    said = curating.why(path, manifest, Workspace(workspace))
+    if as_json:
+        terminal.say_json({"path": path, "said": said})
+    else:
+        terminal.say("\n".join(said))

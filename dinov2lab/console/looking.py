@@ -42,27 +42,30 @@ def report(
     reports: options.Reports = options.REPORTS,
     pool: options.Pool = False,
     watch: options.Watch = False,
+    as_json: options.Json = False,
 ) -> None:
     """Write a study's report from the results that are there, unless it says them already; of several, how they compare."""
     from dinov2lab import commands
     from dinov2lab.store.folders import Workspace
 
     place = Workspace(workspace)
-    commands.report([commands.find_study(name, place) for name in names], place, reports, pool=pool, watch=watch)
+    studies, how = [commands.find_study(name, place) for name in names], {"pool": pool, "watch": watch}
+    commands.report(studies, place, reports, **how, as_json=as_json)
 
 
-def cancel(study: options.StudyName, workspace: options.Place = options.LAB) -> None:
+def cancel(study: options.StudyName, workspace: options.Place = options.LAB, as_json: options.Json = False) -> None:
     """End a study's jobs on the cluster. Its runs keep their checkpoints, and `run` goes on from there."""
     from dinov2lab import cluster
 
-    cluster.end(study, workspace)
+    cluster.end(study, workspace, as_json=as_json)
 
 
 def gc(
     remove: Annotated[bool, typer.Option("--remove", help="Remove it, too.")] = False,
     workspace: options.Place = options.LAB,
+    as_json: options.Json = False,
 ) -> None:
     """Show what no study that ran here needs."""
     from dinov2lab import cluster
 
-    cluster.tidy(workspace, remove=remove)
+    cluster.tidy(workspace, remove=remove, as_json=as_json)

@@ -25,14 +25,17 @@ def sync(
         search_mirror.sync(each, place, reports / each.name)
 
 
-def register(study: options.StudyName, workspace: options.Place = options.LAB) -> None:
+def register(study: options.StudyName, workspace: options.Place = options.LAB, as_json: options.Json = False) -> None:
     """Make the run of a study that is best on val a registered model of MLflow, to be served."""
-    from dinov2lab import commands
+    from dinov2lab import commands, terminal
     from dinov2lab.lab import models, tracking
     from dinov2lab.store.folders import Workspace
 
     place = Workspace(workspace)
     made = models.register(commands.find_study(study, place), place)
+    if as_json:
+        terminal.say_json(made._asdict())
+        return
     uri = tracking.tracking_uri(place)
     typer.echo(f"model {made.name}, version {made.version}: run {made.run}, {made.metric} {made.value:.4g}")
     typer.echo(

@@ -48,13 +48,17 @@ def export(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that is not there yet.")],
     to: Annotated[Literal["timm", "hf", "onnx"], typer.Option("--to", help="For whom.")],
     workspace: options.Place = options.LAB,
+    as_json: options.Json = False,
 ) -> None:
     """Write a run's backbone for timm, transformers or ONNX, with a model card; its features are compared."""
-    from dinov2lab import commands
+    from dinov2lab import commands, terminal
     from dinov2lab.store.folders import Workspace
 
     folder = commands.find_run(run, Workspace(workspace))
     from dinov2lab.export.formats import export as write
 
     done = write(folder, to, out)
+    if as_json:
+        terminal.say_json({"folder": str(done.folder), "to": to, "largest_difference": done.difference})
+        return
     typer.echo(f"{done.folder}   the largest difference between features is {done.difference:.1e}")

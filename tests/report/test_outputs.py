@@ -133,6 +133,6 @@ def test_studies_of_different_code_are_shown_with_a_warning(fabricate, tmp_path)
 def test_what_does_not_go_with_several_studies_is_said(fabricate, tmp_path, options):
     made = fabricate((0,), run=False)
     with pytest.raises(ValueError, match="are for the report of one study"):
-        commands.report([made.study, made.study], made.workspace, tmp_path, **options)
+        commands.report([made.study, made.study], made.workspace, tmp_path, **options, as_json=False)
     with pytest.raises(ValueError, match="each named once"):
-        commands.report([made.study, made.study], made.workspace, tmp_path, pool=False, watch=False)
+        commands.report([made.study, made.study], made.workspace, tmp_path, pool=False, watch=False, as_json=False)
