@@ -1,7 +1,7 @@
 """A search whose workers and controllers are killed at random: no trial is lost or run twice, and MLflow agrees.
 
-KILLS and JOBS set how hard the one with real runs is. The other one has the measure's full size, eight processes and twenty
-kills, and runs without training, so that kills come while trials begin, are told and end.
+KILLS and JOBS set how hard the one with real runs is, SEED which kills. The other one has the measure's full size, eight
+processes and twenty kills, and runs without training, so that kills come while trials begin, are told and end.
 """
 
 import json
@@ -27,7 +27,7 @@ from dinov2lab.store.folders import Workspace
 from dinov2lab.store.result import RunFolder
 from dinov2lab.store.trials import read_trials
 
-KILLS, JOBS = int(os.environ.get("KILLS", "3")), int(os.environ.get("JOBS", "2"))
+KILLS, JOBS, SEED = (int(os.environ.get(name, given)) for name, given in (("KILLS", 3), ("JOBS", 2), ("SEED", 0)))
 TRIALS = max(4, KILLS)
 WHOLE = 2  # of ten kills, the one that is of the whole command: it costs every worker the import of torch
 SEARCH = """
@@ -152,7 +152,7 @@ def test_eight_processes_killed_twenty_times_end_it_as_one(tmp_path: Path) -> No
 def test_killed_at_random_it_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     whole, folder = prepared(tmp_path / "whole"), prepared(tmp_path / "killed")
     assert dinov2lab(whole, "search", "search", "--jobs", "1").returncode == 0
-    dealt, kills, parents = random.Random(0), 0, 0
+    dealt, kills, parents = random.Random(SEED), 0, 0
     command = [sys.executable, "-m", "dinov2lab.cli", "search", "search", "--jobs", str(JOBS)]
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     while True:
