@@ -1,4 +1,6 @@
-"""Rows of (path, image bytes, label, mask, depth, copy_of) in Parquet files.
+"""Rows of (path, image bytes, label, mask, depth, copy_of) in Parquet files, ours or of Hugging Face's layout.
+
+There an image is a struct of bytes and path, and the names of classes stand in the file's metadata.
 
 Paths and labels are read when a source is opened, images when they are asked for, by row group: the groups read last
 are kept, up to a budget, so that a small file is decoded once and a large one never held whole. A large file that is
@@ -6,12 +8,15 @@ read in random order wants small row groups (a few hundred rows).
 """
 
 import hashlib
+import json
+import os
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,11 +27,21 @@ from dinov2lab.data.decode import Unreadable
 
 BUDGET = 512 * 2**20  # bytes
 
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _is_image(kind: pa.DataType) -> bool:
+    """Hugging Face's: {bytes, path}."""
+    return bool(pa.types.is_struct(kind)) and any(each.name == "bytes" and _holds_bytes(each.type) for each in kind)
+
+
 KINDS: dict[str, tuple[str, tuple[Callable[[pa.DataType], bool], ...]]] = {
     "path": ("text", (pa.types.is_string, pa.types.is_large_string)),
-    "image": ("bytes", (pa.types.is_binary, pa.types.is_large_binary)),
-    "mask": ("bytes", (pa.types.is_binary, pa.types.is_large_binary)),
-    "depth": ("bytes", (pa.types.is_binary, pa.types.is_large_binary)),
+    "image": ("bytes", (_holds_bytes, _is_image)),
+    "mask": ("bytes", (_holds_bytes, _is_image)),
+    "depth": ("bytes", (_holds_bytes, _is_image)),
     "copy_of": ("text", (pa.types.is_string, pa.types.is_large_string)),
     "label": ("integers or text", (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string)),
 }
@@ -44,7 +59,7 @@ class ParquetSource:
         self.files = tuple(files)
         self.budget = budget
         footers = [_footer(file) for file in self.files]
-        self.paths = _unique_paths([_column(file, "path") for file in self.files], self.files)
+        self.paths = _paths(self.files, footers)
         self.labels, self.classes = _labels(self.files, footers)
         columns = set[str].intersection(*(set(footer.schema.to_arrow_schema().names) for footer in footers))
         self.masked, self.deep, self.paired = ("mask" in columns, "depth" in columns, "copy_of" in columns)
@@ -86,7 +101,12 @@ class ParquetSource:
             cell = self._cells(*self._groups[group], column)[index - self._starts[group]]
         except (OSError, pa.ArrowException, IndexError) as error:  # gone, or another file since it was opened
             raise Unreadable("vanished") from error
-        return cell.as_py() or b""
+        value = cell.as_py() or b""
+        if isinstance(value, dict):
+            if value["bytes"] is None and value.get("path"):
+                raise Unreadable("outside")  # its bytes are in another file, wherever that is now
+            value = value["bytes"] or b""
+        return bytes(value)
 
     def fingerprint(self) -> str:
         """Names, sizes and footers of the files, hashed."""
@@ -121,6 +141,8 @@ def _footer(file: Path) -> pq.FileMetaData:
         raise ValueError(f"{file}: not a Parquet file, or a broken one") from error
     types = {field.name: field.type for field in footer.schema.to_arrow_schema()}
     for name, (kind, accepts) in KINDS.items():
+        if name == "path" and "image" in types and _is_image(types["image"]):
+            continue
         if name not in types and name not in OPTIONAL:
             near = get_close_matches(name, types, 1, 0.5)
             raise ValueError(
@@ -132,6 +154,48 @@ def _footer(file: Path) -> pq.FileMetaData:
     if not footer.num_rows:
         raise ValueError(f"{file}: holds no rows")
     return footer
+
+
+def _paths(files: Sequence[Path], footers: Sequence[pq.FileMetaData]) -> tuple[str, ...]:
+    """The column of paths; where no file has one, FILE/ROW of each image, and the name that its struct has for it."""
+    named = ["path" in footer.schema.to_arrow_schema().names for footer in footers]
+    if all(named):
+        return _unique_paths([_column(file, "path") for file in files], files)
+    if any(named):
+        raise ValueError(f"{files[named.index(False)]}: no column 'path', which {files[named.index(True)]} has")
+    above = Path(os.path.commonpath([file.parent for file in files]))
+    return tuple(
+        f"{file.relative_to(above)}/{row:07}{f' {name}' if name else ''}"
+        for file in files
+        for row, name in enumerate(_names_in_structs(file))
+    )
+
+
+def _names_in_structs(file: Path) -> list[str | None]:
+    """Of each row's image, read without its bytes; none where the struct has no names."""
+    footer = pq.read_metadata(file)
+    kind = footer.schema.to_arrow_schema().field("image").type
+    if not any(field.name == "path" and pa.types.is_string(field.type) for field in kind):
+        return [None] * footer.num_rows
+    column = pq.ParquetFile(file).read(columns=["image.path"]).column(0)
+    return [value and value["path"] for value in column.to_pylist()]
+
+
+def _class_names(footer: pq.FileMetaData) -> list[str] | None:
+    """Those that Hugging Face's metadata give to the numbers in the column `label`."""
+    told = (footer.schema.to_arrow_schema().metadata or {}).get(b"huggingface")
+    try:
+        names = json.loads(told or b"{}")["info"]["features"]["label"]["names"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return [str(name) for name in names] if isinstance(names, list) else None
+
+
+def _named(value: Any, names: list[str] | None) -> Any:
+    """The name of a class, of its number; -1 stands for no label."""
+    if names is None or not isinstance(value, int):
+        return value
+    return None if value == -1 else names[value] if 0 <= value < len(names) else f"{value}"
 
 
 def _unique_paths(columns: list[pa.ChunkedArray], files: Sequence[Path]) -> tuple[str, ...]:
@@ -158,7 +222,10 @@ def _labels(files: Sequence[Path], footers: list[pq.FileMetaData]) -> tuple[NDAr
         return None, ()
     if not all(named):
         raise ValueError(f"{files[named.index(False)]}: no column 'label', which {files[named.index(True)]} has")
-    values = [value for file in files for value in _column(file, "label").to_pylist()]
+    names = [_class_names(footer) for footer in footers]
+    if any(each != names[0] for each in names):
+        raise ValueError(f"{files[0]}: its metadata name the classes otherwise than those of the other files")
+    values = [_named(value, names[0]) for file in files for value in _column(file, "label").to_pylist()]
     if missing := values.count(None):
         if missing == len(values):
             return None, ()

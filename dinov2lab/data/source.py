@@ -2,9 +2,11 @@
 
     toyweb:PART       the embedded default data, drawn once into the cache (data/toyweb.py)
     folder:PATH       an image folder; the first folder level names the class, where every image has one
-    parquet:PATH      one file or a glob; columns path, image (bytes), and optionally label (integers or text), mask (bytes of
+    parquet:PATH      one file or a glob; columns path, image (bytes, or Hugging Face's {bytes, path}, which needs no path
+                      beside it), and optionally label (integers or text), mask (bytes of
                       a grey image: a class in each pixel, 255 for none), depth (bytes of a grey image of 8 or 16 bits, white
                       for a depth of 1 and 0 for an unknown one) and copy_of (a path of another source, or null)
+    webdataset:PATH   one plain tar or a glob of them, with samples such as 0001.jpg and, optionally, 0001.cls (data/tars.py)
     torchvision:NAME  a labelled data set of torchvision's, from files that are there (data/named.py)
     revisited:PATH    the gallery and the queries of revisited Oxford or Paris (data/revisited.py)
 
@@ -30,7 +32,8 @@ from dinov2lab.data.parquet import ParquetSource
 __all__ = ["FolderSource", "Missing", "ParquetSource", "Roots", "Source", "Unreadable", "decode", "labels_as"]
 __all__ += ["open_source"]
 
-SCHEMES = ("toyweb", "folder", "parquet", "torchvision", "revisited")
+SCHEMES = ("toyweb", "folder", "parquet", "webdataset", "torchvision", "revisited")
+ENDINGS = {"parquet": "parquet", "webdataset": "tar"}  # of the files of a scheme that takes several
 SIDECARS = {".txt", ".json", ".csv", ".md", ".xml", ".parquet"}  # of all else, the bytes say whether it is an image
 MAX_BYTES = 2**30  # of one file: an archive or a film among the images is not read whole
 
@@ -74,7 +77,8 @@ def open_source(uri: str, roots: Roots) -> Source:
         near = get_close_matches(scheme.lower(), SCHEMES, 1)
         hint = f"; did you mean {near[0]}:{rest or '...'}?" if near else ""
         raise ValueError(
-            f"source {uri!r}: it must be toyweb:PART, folder:PATH, parquet:PATH, torchvision:NAME or revisited:PATH{hint}"
+            f"source {uri!r}: it must be toyweb:PART, folder:PATH, parquet:PATH, webdataset:PATH, torchvision:NAME or"
+            f" revisited:PATH{hint}"
         )
     match scheme:
         case "toyweb":
@@ -83,6 +87,10 @@ def open_source(uri: str, roots: Roots) -> Source:
             return ToywebSource(uri, (materialise(rest, roots.cache),))
         case "folder":
             return FolderSource(uri, _existing(uri, rest, roots))
+        case "webdataset":
+            from dinov2lab.data.tars import TarSource
+
+            return TarSource(uri, _files(uri, rest, roots))
         case "torchvision":
             from dinov2lab.data.named import NamedSource
 
@@ -92,7 +100,7 @@ def open_source(uri: str, roots: Roots) -> Source:
 
             return RevisitedSource(uri, roots.data / rest)
         case _:
-            return ParquetSource(uri, _parquet_files(uri, rest, roots))
+            return ParquetSource(uri, _files(uri, rest, roots))
 
 
 def labels_as(source: Source, classes: tuple[str, ...]) -> NDArray[np.int64]:
@@ -182,7 +190,7 @@ def _files_below(root: str) -> Iterator[str]:
                 yield Path(folder, name).relative_to(root).as_posix()
 
 
-def _parquet_files(uri: str, rest: str, roots: Roots) -> list[Path]:
+def _files(uri: str, rest: str, roots: Roots) -> list[Path]:
     if any(sign in rest for sign in "*?[") and not os.path.exists(roots.data / rest):
         names = sorted(glob.glob(rest, root_dir=roots.data, recursive=True))
         files = [file for name in names if (file := roots.data / name).is_file()]
@@ -191,7 +199,10 @@ def _parquet_files(uri: str, rest: str, roots: Roots) -> list[Path]:
         return files
     file = _existing(uri, rest, roots)
     if file.is_dir():
-        raise ValueError(f"{uri}: {file} is a folder; parquet:{rest.rstrip('/')}/*.parquet reads the files in it")
+        scheme = uri.partition(":")[0]
+        raise ValueError(
+            f"{uri}: {file} is a folder; {scheme}:{rest.rstrip('/')}/*.{ENDINGS[scheme]} reads the files in it"
+        )
     return [file]
 
 

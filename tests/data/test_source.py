@@ -283,8 +283,8 @@ def test_toyweb_is_parquet_under_its_own_name(roots: Roots) -> None:
     [
         ("floder:x", "did you mean folder:x?"),
         ("Parquet:x", "did you mean parquet:x?"),
-        ("s3://bucket/x", "toyweb:PART, folder:PATH, parquet:PATH, torchvision:NAME or revisited:PATH"),
-        ("images", "toyweb:PART, folder:PATH, parquet:PATH, torchvision:NAME or revisited:PATH"),
+        ("s3://bucket/x", "parquet:PATH, webdataset:PATH, torchvision:NAME or revisited:PATH"),
+        ("images", "toyweb:PART, folder:PATH, parquet:PATH, webdataset:PATH"),
         ("folder:", "folder:PATH"),
         ("", "folder:PATH"),
     ],
