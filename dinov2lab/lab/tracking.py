@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dinov2lab.lab import database
 from dinov2lab.lab.mirror import State, mirror_report, mirror_run
 from dinov2lab.lab.sending import Target, TrackingError, cut
 from dinov2lab.spec.search import SearchSpec
@@ -126,22 +127,13 @@ def _set_environment() -> None:
 
 
 def _client(workspace: Workspace) -> "MlflowClient":
-    """Connected to a database that exists. A new one is renamed into place whole: a half-made one is beyond repair."""
+    """Connected to a database that exists, and is of this MLflow's schema where it is the workspace's own."""
     from mlflow import MlflowClient
 
     uri = tracking_uri(workspace)
-    if uri == f"sqlite:///{workspace.database.resolve()}" and not workspace.database.exists():
-        for leftover in workspace.path.glob(f".{workspace.database.name}.*"):
-            leftover.unlink()
-        atomic.write(workspace.database, lambda new: _create(new, workspace.artifacts))
+    if uri == f"sqlite:///{workspace.database.resolve()}":
+        database.ready(workspace)
     return MlflowClient(uri, registry_uri=uri)
-
-
-def _create(database: Path, artifacts: Path) -> None:
-    """As MlflowClient would, which puts the folder that one stands in, in plain SQL: a quote in its name breaks it."""
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    SqlAlchemyStore(f"sqlite:///{database.resolve()}", artifacts.resolve().as_uri())
 
 
 def open_parent(target: Target, study: Study | SearchSpec, workspace: Workspace) -> "Run":
@@ -245,6 +237,9 @@ def _served(workspace: Workspace) -> str:
         raise ValueError(f"MLFLOW_TRACKING_URI names a server: open {_public(uri)} in a browser")
     if not workspace.database.exists() and "MLFLOW_TRACKING_URI" not in os.environ:
         raise ValueError(f"{workspace.database} does not exist yet: run a study first")
+    if workspace.database.exists():
+        _set_environment()
+        database.migrate(workspace.database)
     return uri
 
 
