@@ -10,6 +10,8 @@ from dinov2lab.spec.study import Cell
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.result import RunFolder
 
+LONGEST = 80  # characters of a value in a table
+
 
 def diff(first: str, second: str, workspace: Workspace, as_json: bool) -> None:
     """Show where two runs differ: in what was asked for, and in what they were computed with and on."""
@@ -99,8 +101,14 @@ def _plain(each: Reason) -> dict[str, Any]:
     return told | {"nearest": each.nearest, "differences": rows}
 
 
+def _short(value: Any) -> str:
+    """A whole section is cut; --json has all of it."""
+    text = str(value)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 4]} ..."
+
+
 def _table(columns: Sequence[str], rows: Sequence[Difference], nothing: str) -> None:
     if rows:
-        terminal.table(columns, [(each.field, str(each.first), str(each.second)) for each in rows])
+        terminal.table(columns, [(each.field, _short(each.first), _short(each.second)) for each in rows])
     elif nothing:
         terminal.say(nothing)
