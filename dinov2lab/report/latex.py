@@ -25,7 +25,7 @@ def as_latex(study: Study, metrics: Sequence[dict[str, Any]]) -> str:
     shown = [table for table in metrics if table["measured"]]
     level = words.level(study.decide.alpha)
     decided = words.title(study.decide.metric)
-    heads = ["arm", *(_head(table["name"]) for table in shown), f"difference, {decided}", "claim"]
+    heads = ["arm", *(_head(table["name"]) for table in shown), f"difference, {decided}", "effect size", "claim"]
     rows = [_row(study, index, shown) for index in range(len(study.arms))]
     references = [_reference(place, shown) for place in range(len(shown[0]["references"]))] if shown else []
     return "\n".join(
@@ -35,7 +35,7 @@ def as_latex(study: Study, metrics: Sequence[dict[str, Any]]) -> str:
                 f"Means over {words.seeds(study.seeds)}, ± half of the {level} interval of that mean; differences to "
                 f"{study.baseline}, rule {study.decide.rule}, {level} simultaneous."
             ),
-            rf"\begin{{tabular}}{{l{'r' * len(shown)}rl}}",
+            rf"\begin{{tabular}}{{l{'r' * len(shown)}rrl}}",
             r"\toprule",
             _line(heads),
             r"\midrule",
@@ -52,7 +52,7 @@ def _row(study: Study, index: int, shown: Sequence[dict[str, Any]]) -> list[str]
     cells = [_mean(table["name"], table["arms"][index].mean) for table in shown]
     decided: ArmRow | None = next((t["arms"][index] for t in shown if t["name"] == study.decide.metric), None)
     if decided is None or decided.judged is None:
-        return [study.arms[index].name, *cells, "baseline" if study.arms[index].name == study.baseline else "–", ""]
+        return [study.arms[index].name, *cells, "baseline" if study.arms[index].name == study.baseline else "–", "", ""]
     difference, metric = decided.judged.difference, study.decide.metric
     reach = f" ({words.signed_span(metric, difference.interval)})" if difference.interval else ""
     claim = decided.judged.row.claim
@@ -60,6 +60,7 @@ def _row(study: Study, index: int, shown: Sequence[dict[str, Any]]) -> list[str]
         study.arms[index].name,
         *cells,
         words.signed(metric, difference.mean) + reach,
+        words.effect(difference.effect),
         "" if claim == "none" else claim,
     ]
 
@@ -73,7 +74,7 @@ def _reference(place: int, shown: Sequence[dict[str, Any]]) -> list[str]:
     ]
     name = wanted.name if wanted.everywhere else f"{wanted.name} ({words.listed(wanted.arms)})"
     cells = [_mean(table["name"], row.mean) if row else "–" for table, row in zip(shown, found, strict=True)]
-    return [name, *cells, "reference", ""]
+    return [name, *cells, "reference", "", ""]
 
 
 def _mean(metric: str, mean: Any) -> str:

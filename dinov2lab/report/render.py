@@ -102,6 +102,7 @@ def _view(study: Study, runs: tuple[Run, ...], pool: bool) -> dict[str, Any]:
         "study": study,
         "words": words,
         "rule": rules.RULES[study.decide.rule],
+        "looks": rules.looks(study),
         "place": {arm.name: index for index, arm in enumerate(study.arms)},
         "colour": figures.colour,
         "headline": verdict.headline(study, runs, tuple(decided)),

@@ -54,9 +54,22 @@ def replaced(change: Changed) -> str:
         f"finished: before, it decided by {rule.rule} on {words.title(rule.metric)} against {change.baseline}, at alpha "
         f"{rule.alpha:g} over {words.plural(rule.looks, 'look')}"
         + (f", margin {rule.margin:g}" if rule.margin else "")
+        + (", on added seeds alone" if rule.fresh else "")
         + (f", and its arms were tuned with {tuned.allowed(change.budget)}" if change.budget else "")
         + (" for each seed" if change.per == "seed" else "")
     )
+
+
+def looks(study: Study) -> str:
+    """How the looks that the study may take at its results are paid for; nothing where it takes one."""
+    count = study.decide.looks - study.decide.fresh
+    which = f"this is look {len(study.looked) + 1}"
+    if study.looked:
+        which += f"; earlier ones at {words.listed([str(seeds) for seeds in study.looked])} seeds"
+    if study.decide.fresh:
+        shared = f", at {words.level(study.alpha)} in each of {count} such looks" if count > 1 else ""
+        return f", on the seeds that are added after the first look alone, which explores{shared} ({which})"
+    return f", also over the {count} looks that the study may take at its results ({which})" if count > 1 else ""
 
 
 def compared(study: Study, runs: tuple[Run, ...], metric: str) -> dict[str, Compared]:
@@ -69,7 +82,7 @@ def compared(study: Study, runs: tuple[Run, ...], metric: str) -> dict[str, Comp
 
 
 def _alone(study: Study, ours: dict[int, float], theirs: dict[int, float]) -> Compared:
-    seeds = [seed for seed in study.seeds if seed in ours and seed in theirs]
+    seeds = [seed for seed in study.tested if seed in ours and seed in theirs]
     pair = [ours[seed] for seed in seeds], [theirs[seed] for seed in seeds]
     rule = sign_flip_difference if study.decide.rule == "sign_flip" else paired_difference
     return Compared(rule(*pair, study.alpha, study.comparisons), _by_seed(seeds, *pair))
@@ -78,7 +91,7 @@ def _alone(study: Study, ours: dict[int, float], theirs: dict[int, float]) -> Co
 def _blocked(study: Study, values: dict[str, dict[int, float]], others: Sequence[str]) -> dict[str, Compared]:
     """A block is a seed that every arm with any value has; an arm without one is compared with nothing."""
     present = [name for name in others if values[name]]
-    whole = [seed for seed in study.seeds if all(seed in values[name] for name in (study.baseline, *present))]
+    whole = [seed for seed in study.tested if all(seed in values[name] for name in (study.baseline, *present))]
     rows = {name: [values[name][seed] for seed in whole] for name in (study.baseline, *present)}
     base = rows.pop(study.baseline)
     found = blocked_differences(list(rows.values()), base, study.alpha, study.comparisons) if rows else ()

@@ -52,11 +52,19 @@ class Difference:
     resolvable: float | None  # smallest true difference that is found with a probability of POWER; sign_flip knows none
     resolvable_interval: Interval | None  # of `resolvable`, since the spread it rests on is itself an estimate
     sd: float | None = None  # estimated, of the differences; sign_flip has none
+    effect_interval: Interval | None = (
+        None  # of `effect`, at the quantile that decides: zero is in both intervals or in none
+    )
 
     @property
     def exact(self) -> bool:
         """Two seeds or more, and the same difference in each: there is no spread to make an interval from."""
         return self.n > 1 and self.mean is not None and self.interval is None
+
+    @property
+    def effect(self) -> float | None:
+        """The mean in standard deviations of the differences, as the rule estimates them (Cohen's d for pairs)."""
+        return self.mean / self.sd if self.sd and self.mean is not None else None
 
 
 class Scale(NamedTuple):
@@ -131,6 +139,24 @@ def power(effect: float, n: int, scale: Scale) -> float:
 def resolvable_effect(n: int, scale: Scale) -> float:
     """The difference, in standard deviations of the paired differences, that `n` seeds find with POWER."""
     return float(optimize.brentq(lambda effect: power(effect, n, scale) - POWER, 0, 2 * scale.critical + 10))
+
+
+def effect_interval(effect: float, n: int, scale: Scale) -> Interval:
+    """Of a true effect in standard deviations: those of which `effect` would be in neither tail (Steiger and Fouladi 1997).
+
+    The tails are those beyond the quantile that decides, under the non-central t distribution that `effect` has.
+    """
+    tail = float(stats.t.sf(scale.critical, scale.df))
+    spread, root = _estimated_spread(scale.df, 4000), float(np.sqrt(n))
+
+    def end(share: float) -> float:
+        def below(true: float) -> float:
+            return float(np.mean(special.ndtr(root * (effect * spread - true)))) - share
+
+        reach = (abs(effect) * float(spread[-1]) * root + 10) / root
+        return float(optimize.brentq(below, -reach, reach))
+
+    return Interval(end(1 - tail), end(tail))
 
 
 def seeds_needed(effect: float, more_than: int, scale: Callable[[int], Scale]) -> int | None:
@@ -216,7 +242,8 @@ def _judged(mean: float, sd: float, n: int, scale: Scale, alpha: float, size: fl
     reach = scale.critical * sd / float(np.sqrt(n))
     effect, deviations = resolvable_effect(n, scale), _sd_interval(sd, scale.df, alpha)
     resolvable = Interval(effect * deviations.low, effect * deviations.high)
-    return Difference(n, mean, Interval(mean - reach, mean + reach), effect * sd, resolvable, sd)
+    interval, standardized = Interval(mean - reach, mean + reach), effect_interval(mean / sd, n, scale)
+    return Difference(n, mean, interval, effect * sd, resolvable, sd, standardized)
 
 
 def _size(*values: Sequence[float]) -> float:

@@ -32,6 +32,9 @@ class Row:
     high: float | None
     claim: Claim
     words: str
+    effect: float | None  # the difference in standard deviations of the paired differences, and the interval of that
+    effect_low: float | None
+    effect_high: float | None
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,8 @@ def _judge(study: Study, runs: tuple[Run, ...], metric: str, arm: str, found: Co
     if unlike and not refusal:
         text += f"; beside {words.listed(study.factor)} it differs in {unlike}"
     low, high = difference.interval or (None, None)
-    row = Row(metric, arm, study.baseline, difference.mean, low, high, claim, text)
+    effect = (difference.effect, *(difference.effect_interval or (None, None)))
+    row = Row(metric, arm, study.baseline, difference.mean, low, high, claim, text, *effect)
     return Judged(row, difference, found.seeds)
 
 
@@ -93,7 +97,8 @@ def _refusal(
     study: Study, runs: tuple[Run, ...], metric: str, arm: str, difference: Difference, against: Guard
 ) -> str | None:
     """Why no claim is made, or None."""
-    here = [run for name in (arm, study.baseline) for run in by_arm(runs).get(name, ())]
+    both = [run for name in (arm, study.baseline) for run in by_arm(runs).get(name, ())]
+    here = [run for run in both if run.seed in study.tested]
     waiting = [run for run in here if run.status in ("unfinished", "not run")]
     if not difference.n:
         return _no_pair(here, metric, waiting)
@@ -108,6 +113,8 @@ def _refusal(
         return f"no claim: {measured}, but this is no measure of quality"
     if metric != study.decide.metric:
         return f"explored only: {measured}; the study decides on {words.title(study.decide.metric)}"
+    if study.explores:
+        return f"explored only: {measured}; the study tests its claim on seeds still to be added, with --more-seeds"
     if waiting:
         return f"no claim yet: {measured}, with {words.plural(len(waiting), 'planned run')} of the two arms to come"
     if difference.exact and separates(difference, higher_is_better=True) == "none":
@@ -163,6 +170,7 @@ def _resolved(metric: str, seeds: str, differences: Sequence[Difference]) -> str
 
 def _left_out(study: Study, runs: Iterable[Run], metric: str, arm: str, found: Compared) -> str:
     """The runs that failed or were not evaluated, and the seeds that other arms' failures cost this one."""
+    runs = [run for run in runs if run.seed in study.tested]
     arms = (arm, study.baseline)
     failed = [f"{run.arm} seed {run.seed}" for run in runs if run.arm in arms and run.status == "failed"]
     text = f"; left out as failed: {words.listed(failed)}" if failed else ""

@@ -127,6 +127,15 @@ def signed_span(metric: str, interval: Interval | None) -> str:
     return f"{signed(metric, interval.low)} to {signed(metric, interval.high)}" if interval else "–"
 
 
+def effect(amount: float | None) -> str:
+    """A difference in standard deviations, signed."""
+    return signed("", amount)
+
+
+def effect_span(interval: Interval) -> str:
+    return f"{effect(interval.low)} to {effect(interval.high)}"
+
+
 def listed(names: list[str] | tuple[str, ...]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

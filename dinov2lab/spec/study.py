@@ -30,6 +30,9 @@ class Decide(Section):
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     looks: Count = 2  # at the results that `alpha` is shared out to: the first one, and one after each --more-seeds
     rule: Literal["paired_t", "blocked", "sign_flip"] = "paired_t"
+    fresh: bool = later(
+        absent=False
+    )  # the claim is tested on the seeds of --more-seeds alone, at all of alpha; the first look explores
     strict: bool = False  # no claim on an arm that differs from the baseline in more than the study's factor
     margin: Positive | None = None  # in the metric's own unit: a loss of less is called `no worse`
 
@@ -118,22 +121,38 @@ class Study(Section):
             raise ValueError(f"seeds {max(self.seeds)}: from {TUNING} on seeds are those that arms are tuned on")
         if self.decide.metric not in self.metrics:
             raise ValueError(f"decide.metric {self.decide.metric!r} is not among the metrics")
-        smallest = 2.0 ** (1 - len(self.seeds))  # two-sided p that flipping signs can give
-        if self.decide.rule == "sign_flip" and smallest > self.alpha / self.comparisons:
-            raise ValueError(
-                f"decide.rule sign_flip: {len(self.seeds)} seeds reach p = {smallest:.2g} at best, and the study wants "
-                f"{self.alpha / self.comparisons:.2g}; more seeds, or rule paired_t or blocked"
-            )
+        if self.decide.fresh and self.decide.looks < 2:
+            raise ValueError("decide.fresh: seeds that are added are a second look; decide.looks must be 2 or more")
+        self._can_claim()
         if len(self.looked) >= self.decide.looks:
             raise ValueError(
                 f"decide.looks {self.decide.looks}: the study has looked at its results as often as it may"
             )
         return self
 
+    def _can_claim(self) -> None:
+        """Raises ValueError where the smallest p that its rule can reach is too large: t tests have none."""
+        smallest = 2.0 ** (1 - len(self.tested))  # two-sided p that flipping signs can give
+        if self.decide.rule == "sign_flip" and not self.explores and smallest > self.alpha / self.comparisons:
+            raise ValueError(
+                f"decide.rule sign_flip: {len(self.tested)} seeds reach p = {smallest:.2g} at best, and the study wants "
+                f"{self.alpha / self.comparisons:.2g}; more seeds, or rule paired_t or blocked"
+            )
+
     @property
     def alpha(self) -> float:
-        """Of a single look: the study's own is shared out equally (Bonferroni)."""
-        return self.decide.alpha / self.decide.looks
+        """Of a single look that decides: the study's own is shared out equally (Bonferroni)."""
+        return self.decide.alpha / (self.decide.looks - self.decide.fresh)
+
+    @property
+    def tested(self) -> tuple[int, ...]:
+        """The seeds that differences are taken over: those since the last look, where the study tests on fresh ones."""
+        return self.seeds[self.looked[-1] :] if self.decide.fresh and self.looked else self.seeds
+
+    @property
+    def explores(self) -> bool:
+        """Whether this look is the one that claims nothing, since the claim is tested on seeds still to be added."""
+        return self.decide.fresh and not self.looked
 
     def with_more_seeds(self, count: int) -> "Study":
         """The same study with `count` seeds more, after a look at those that it has. Raises ValueError where none is left."""
@@ -143,7 +162,9 @@ class Study(Section):
             )
         seeds = (*self.seeds, *range(max(self.seeds) + 1, max(self.seeds) + 1 + count))
         looked = (*self.looked, len(self.seeds))
-        return self.model_copy(update={"seeds": seeds, "looked": looked})
+        longer = self.model_copy(update={"seeds": seeds, "looked": looked})
+        longer._can_claim()
+        return longer
 
     def before_its_looks(self) -> "Study":
         """As the file says it: without the seeds that were added, and what arms were tuned to for them."""

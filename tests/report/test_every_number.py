@@ -107,6 +107,22 @@ def smallest_effect(n, alpha):
     return optimize.brentq(lacking, 0.1, 8)
 
 
+@cache
+def standardized(t, n, alpha):
+    """The effect that a t is of, and its interval: the noncentral t turned round, by quadrature over the spread."""
+
+    def below(shift):
+        def density(spread):
+            return stats.chi.pdf(spread, n - 1) * stats.norm.cdf(t * spread / math.sqrt(n - 1) - shift)
+
+        middle = shift / t * math.sqrt(n - 1)
+        return integrate.quad(density, 0, 9, points=[middle] if 0 < middle < 9 else None)[0]
+
+    reach = 10 + 5 * abs(t)
+    ends = [optimize.brentq(lambda shift, q=q: below(shift) - q, -reach, reach) for q in (1 - alpha / 2, alpha / 2)]
+    return [each / math.sqrt(n) for each in (t, *ends)]
+
+
 class Recomputed:
     """From results.csv and the numbers of the study's file."""
 
@@ -131,6 +147,11 @@ class Recomputed:
         ends = [math.sqrt((n - 1) / stats.chi2.isf(tail, n - 1)) for tail in (alpha / 2, 1 - alpha / 2)]
         return [smallest_effect(n, alpha / (len(ARMS) - 1)) * sd * end for end in (1, *ends)]
 
+    def effect(self, arm, metric):
+        """In standard deviations."""
+        own = self.of(arm, metric) - self.of(BASELINE, metric)
+        return standardized(own.mean() / stats.sem(own), len(own), ALPHA / LOOKS / (len(ARMS) - 1))
+
     def needed(self, arm, metric):
         """Seeds: one after the other, until the difference would be found."""
         own = self.of(arm, metric) - self.of(BASELINE, metric)
@@ -148,7 +169,8 @@ class Recomputed:
         """Of an arm's table, as it is read from left to right."""
         found = self.mean(self.of(arm, metric))
         if arm != BASELINE:
-            found += self.difference(arm, metric) + (self.resolvable(arm, metric) if resolvable else [])
+            found += self.difference(arm, metric) + self.effect(arm, metric)
+            found += self.resolvable(arm, metric) if resolvable else []
         found += [] if resolvable else [len(SEEDS)]
         return found + self.seeds(self.of(arm, metric))
 
@@ -277,6 +299,8 @@ def test_every_number_of_the_verdict_and_its_words(out, found):
         difference = found.difference(row["arm"], row["metric"])
         factor = scale(row["metric"])
         assert [factor * row[name] for name in ("difference", "low", "high")] == pytest.approx(difference)
+        effect = [row[name] for name in ("effect", "effect_low", "effect_high")]
+        assert effect == pytest.approx(found.effect(row["arm"], row["metric"]), rel=2e-3, abs=2e-3)
         mean, *ends = difference
         told = [mean, 100 * (1 - ALPHA), *ends]
         match row["claim"]:

@@ -15,6 +15,7 @@ from dinov2lab.report.statistics import (
     blocked_differences,
     blocked_scale,
     dunnett_quantile,
+    effect_interval,
     paired_difference,
     paired_scale,
     power,
@@ -24,7 +25,7 @@ from dinov2lab.report.statistics import (
     sign_flip_difference,
     t_interval,
 )
-from dinov2lab.spec.study import Decide, Study
+from dinov2lab.spec.study import Decide, Study, expand
 
 STUDIES = 10_000
 MONTE_CARLO = 3.3 * np.sqrt(0.05 * 0.95 / STUDIES)  # three standard errors and a bit: 4.3 to 5.7 per cent
@@ -104,7 +105,7 @@ def test_two_looks_at_equal_arms_claim_no_more_than_one_would():
     assert unpaid.mean() > 0.06, "looking twice for the price of one is what this guards against"
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=15)
 @given(st.floats(0.3, 4.0), st.integers(2, 8), st.integers(1, 3))
 def test_the_seeds_that_a_claim_needs_are_the_first_that_find_it(effect, n, comparisons):
     def scale(seeds):
@@ -262,3 +263,87 @@ def test_a_margin_is_told_in_points(fabricate, tmp_path):
     told = next(row for row in report.rows if (row.metric, row.arm) == ("test/knn", "deduplicated"))
     assert told.claim == "no worse"
     assert told.words.startswith("no worse than uncurated by 20.0 points: ")
+
+
+@pytest.mark.parametrize("n", [7, 9])
+def test_sign_flips_claim_for_equal_arms_at_the_rate_that_counting_signs_gives(n):
+    """Decided all at once: the mean is beyond all but so many of those that other signs give."""
+    differences = np.random.default_rng(n).normal(size=(STUDIES, n))
+    signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
+    beyond = (np.abs(differences @ signs.T) >= np.abs(differences.sum(axis=1))[:, None] - 1e-12).mean(axis=1)
+    tail = int(0.05 * 2**n / 2)
+    found = beyond <= 2 * tail / 2**n
+    assert found.mean() == pytest.approx(2 * tail / 2**n, abs=MONTE_CARLO)
+    assert found.mean() <= 0.05 + MONTE_CARLO
+    for each, told in zip(differences[:100], found, strict=False):
+        claim = separates(sign_flip_difference(each.tolist(), [0.0] * n, 0.05, 1), higher_is_better=True)
+        assert (claim != "not separable") == told
+
+
+def test_seeds_of_their_own_for_the_claim_cost_nothing_of_alpha():
+    """However the first look came out, for it shares no seed with the second; all seeds at all of alpha would be too many."""
+    scores = np.random.default_rng(8).normal(size=(STUDIES, 4, 6))
+    tempting = claims(scores[:, :, :3], 0.5).any(axis=1)
+    assert claims(scores[tempting][:, :, 3:]).any(axis=1).mean() == pytest.approx(0.05, abs=1.6 * MONTE_CARLO)
+    assert claims(scores[tempting]).any(axis=1).mean() > 0.06
+
+
+@pytest.mark.parametrize(("n", "true"), [(3, 0.7), (6, 3.0)])
+def test_the_interval_of_an_effect_size_holds_the_true_one_as_often_as_it_says(n, true):
+    scale, sample = paired_scale(n, 0.05), np.random.default_rng(n).normal(true, 1, size=(400, n))
+    intervals = [effect_interval(each.mean() / each.std(ddof=1), n, scale) for each in sample]
+    inside = np.mean([low <= true <= high for low, high in intervals])
+    assert inside == pytest.approx(0.95, abs=3.3 * np.sqrt(0.05 * 0.95 / 400))
+
+
+@pytest.mark.parametrize(("effect", "n", "comparisons"), [(0.6, 5, 1), (-1.5, 4, 3), (2.0, 10, 7)])
+def test_the_interval_of_an_effect_size_turns_the_non_central_t_round(effect, n, comparisons):
+    low, high = effect_interval(effect, n, paired_scale(n, 0.05, comparisons))
+    for end, share in ((low, 1 - 0.025 / comparisons), (high, 0.025 / comparisons)):
+        assert stats.nct.cdf(effect * np.sqrt(n), n - 1, end * np.sqrt(n)) == pytest.approx(share, abs=3e-4)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.floats(-6, 6), st.integers(2, 9), st.integers(1, 4))
+def test_an_effect_size_is_told_from_zero_where_the_difference_is(effect, n, comparisons):
+    scale = paired_scale(n, 0.05, comparisons)
+    low, high = effect_interval(effect, n, scale)
+    assert low < effect < high or n == 2
+    if abs(abs(effect) * np.sqrt(n) - scale.critical) > 1e-3 * scale.critical:
+        assert (low > 0 or high < 0) == (abs(effect) * np.sqrt(n) > scale.critical)
+
+
+def fresh(**more):
+    return Decide(metric="test/knn", fresh=True, **more)
+
+
+def test_a_study_that_tests_on_fresh_seeds_explores_first_and_then_decides_by_the_new_ones_alone(fabricate, tmp_path):
+    first = fabricate((0, 1, 2), decide=fresh())
+    told = write_report(first.study, first.workspace, tmp_path / "first")
+    assert {row.claim for row in told.rows} == {"none"}
+    assert "explored only" in told.headline
+    assert "--more-seeds" in told.headline
+    longer = first.study.with_more_seeds(3)
+    assert (longer.tested, longer.alpha) == ((3, 4, 5), 0.05)
+    for cell in expand(longer):
+        write_run(first.workspace, cell)
+    report = write_report(longer, first.workspace, tmp_path / "x")
+    table = pd.read_csv(tmp_path / "x" / "results.csv")
+    last = table[table.metric == "test/knn"].pivot_table(index="arm", columns="seed", values="value", aggfunc="last")
+    differences = (last.loc["retrieved"] - last.loc["uncurated"])[[3, 4, 5]]
+    row = next(row for row in report.rows if (row.metric, row.arm) == ("test/knn", "retrieved"))
+    reach = stats.t.isf(0.05 / 4, 2) * stats.sem(differences)  # two comparisons
+    assert (row.low, row.high) == pytest.approx((differences.mean() - reach, differences.mean() + reach))
+    for file in ("index.html", "report.md"):
+        text = (tmp_path / "x" / file).read_text()
+        assert "on the seeds that are added after the first look alone, which explores (this is look 2" in text
+
+
+def test_fresh_seeds_want_a_second_look_and_enough_of_them_for_the_rule():
+    study = make_study((0, 1, 2)).model_dump()
+    with pytest.raises(ValueError, match=r"decide\.fresh"):
+        Study.model_validate(study | {"decide": fresh(looks=2).model_dump() | {"looks": 1}})
+    flips = Study.model_validate(study | {"decide": fresh(rule="sign_flip").model_dump()})
+    with pytest.raises(ValueError, match=r"sign_flip: 3 seeds reach p = 0\.25"):
+        flips.with_more_seeds(3)
+    assert flips.with_more_seeds(7).tested == tuple(range(3, 10))
