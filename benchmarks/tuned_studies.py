@@ -1,6 +1,6 @@
 """What benchmarks/tuning.py simulates, through the searches themselves: how often two equal arms are claimed to differ.
 
-    python benchmarks/tuned_studies.py [--studies N] [--sampler tpe] [--trials 12] [--seeds 3]
+    python benchmarks/tuned_studies.py [--studies N] [--sampler tpe] [--trials 12] [--seeds 3] [--startup 10]
 
 Arms are tuned as `dinov2lab run` tunes them, with runs that are a formula (tests/synthetic.py), for each seed and once for
 all of them; then each cell of the study is its true value and noise of a point. One JSON line for each of the two.
@@ -31,9 +31,10 @@ NOISE, ALPHA = 0.01, 0.05
 KOLEO = (0.1, 0.2)  # the arms differ in what the formula does not know
 
 
-def study_of(number: int, per: Literal["arm", "seed"], sampler: str, trials: int, seeds: int) -> Study:
+def study_of(number: int, per: Literal["arm", "seed"], asked: argparse.Namespace) -> Study:
     """One of many: the names of its arms and its seeds decide what is drawn."""
-    search, arms = synthetic.search(sampler={"kind": sampler}), list[Arm]()
+    search = synthetic.search(sampler={"kind": asked.sampler, "startup": asked.startup})
+    arms, seeds = list[Arm](), range(number * asked.seeds, (number + 1) * asked.seeds)
     for name, weight in zip(("a", "b"), KOLEO, strict=True):
         plain = synthetic.BASE | {"objective": {"koleo": {"group": 16, "weight": weight}}}
         arms.append(Arm(name=f"{name}{number}", spec=RunSpec.model_validate_json(json.dumps(plain))))
@@ -43,10 +44,10 @@ def study_of(number: int, per: Literal["arm", "seed"], sampler: str, trials: int
         factor=("objective.koleo.weight",),
         baseline=arms[0].name,
         arms=tuple(arms),
-        seeds=tuple(range(number * seeds, (number + 1) * seeds)),
+        seeds=tuple(seeds),
         metrics=("val/knn",),
         decide=Decide(metric="val/knn"),
-        tune=Tune(per_arm=search, budget=Budget(trials=trials), per=per),
+        tune=Tune(per_arm=search, budget=Budget(trials=asked.trials), per=per),
     )
 
 
@@ -76,13 +77,14 @@ def main() -> None:
     parser.add_argument("--sampler", default="tpe")
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--startup", type=int, default=10)
     asked = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     for per in ("seed", "arm"):
         generator, found = np.random.default_rng(0), list[bool]()
         for number in range(asked.studies):
             with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
-                study = study_of(number, per, asked.sampler, asked.trials, asked.seeds)
+                study = study_of(number, per, asked)
                 found.append(claims(study, Path(folder), generator))
         told = vars(asked) | {"per": per, "claims": round(sum(found) / len(found), 4)}
         print(json.dumps(told), flush=True)

@@ -10,7 +10,7 @@ CAVEAT = (
     "Each arm stands at the point that its one search found: how lucky that search was is part of the difference, and the "
     "interval, which is about other seeds, does not hold it"
 )
-APART = ("tpe", "gp")  # samplers that learn, and so try other points in each arm
+APART = ("tpe", "gp")  # samplers that learn, and so try other points in each arm once they do
 
 
 class Row(NamedTuple):
@@ -60,8 +60,9 @@ def _caveat(tune: Tune) -> str | None:
     """What the intervals do not hold; None where they hold it."""
     if tune.per == "seed":
         return None
-    sampler = tune.per_arm.sampler.kind
-    differing = f"; {sampler} tries other points in each arm, which adds to it" if sampler in APART else ""
+    sampler = tune.per_arm.sampler
+    apart = f"; after its first {sampler.startup} points {sampler.kind} tries others in each arm, which adds to it"
+    differing = apart if sampler.kind in APART else ""
     return f"{CAVEAT}{differing}. A study with per: seed in its tune: has it in"
 
 

@@ -39,7 +39,7 @@ def test_budget_points_and_seeds_are_told(fabricate: Fabricate, tmp_path: Path, 
     assert "it ran at its best point on seeds 0 and 1, which no search had seen" in text
     assert "No run of a search is evidence here" in text
     assert "how lucky that search was is part of the difference" in text
-    assert "tpe tries other points in each arm" in text
+    assert "after its first 10 points tpe tries others in each arm" in text
     assert re.search(r"uncurated 7000000 6 40.{0,8} 4 61.0 0.00125 x.uncurated", text)
     assert re.search(r"retrieved 7000002 6 40.{0,8} 6 63.0 0.00375 x.retrieved", text)
 
