@@ -87,7 +87,7 @@ def run(
     if not isinstance(found, Study):
         raise ValueError("--launcher slurm wants a study; a recipe alone runs here")
     arms, report = profiles_of(found, profiles, settings), places.reports / found.name
-    if not found.untuned:
+    if found.tune is None:
         commands.refuse("how many runs go on at a time is the profile's: --slurm parallel=N", jobs=jobs)
     if found.untuned and dry_run:
         tuning.show_tuning(found, places.workspace, as_json)

@@ -183,6 +183,9 @@ def test_on_a_cluster_the_runs_of_the_searches_are_jobs_and_then_those_of_the_st
     assert benches == [("warmth.cold", 0.02, 2.0, 3), ("warmth.warm", 0.08, 2.0, 3)]
     assert launched == [studies.as_it_stands(load_study("ablations/warmth.yaml"), lab)]
     assert not launched[0].untuned
+    again = json.loads(call(*words, "--json")[1])  # the same command, whose --jobs has nothing left to do
+    assert again == {"study": "warmth", "submitted": 4, "jobs": [], "before": {"queued": 1}}
+    assert len(benches) == 2
 
 
 def test_a_tuning_that_was_stopped_goes_on(lab: Workspace, tmp_path: Path) -> None:
