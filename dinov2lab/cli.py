@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 
 import typer
 
-from dinov2lab.console import images, looking, mirrored, networks, running, specs
+from dinov2lab.console import images, looking, mirrored, networks, running, specs, starting
 
 INTERRUPTED = 130  # what a shell makes of SIGINT
 COMMANDS: tuple[Callable[..., None], ...] = (
+    starting.doctor,
     running.run,
     running.search,
     looking.list_,

@@ -14,7 +14,7 @@ ROWS = (
     ("options",),
     ("cluster",),
     ("tuning",),
-    ("searching", "curating", "evaluating", "differing"),
+    ("searching", "curating", "evaluating", "differing", "doctor"),
     ("commands", "overview"),
     ("publisher",),
     ("progress",),
