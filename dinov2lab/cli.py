@@ -10,6 +10,7 @@ from dinov2lab.console import images, looking, mirrored, networks, running, spec
 
 INTERRUPTED = 130  # what a shell makes of SIGINT
 COMMANDS: tuple[Callable[..., None], ...] = (
+    starting.init,
     starting.doctor,
     running.run,
     running.search,

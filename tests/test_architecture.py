@@ -14,7 +14,7 @@ ROWS = (
     ("options",),
     ("cluster",),
     ("tuning",),
-    ("searching", "curating", "evaluating", "differing", "doctor"),
+    ("searching", "curating", "evaluating", "differing", "doctor", "beginning"),
     ("commands", "overview"),
     ("publisher",),
     ("progress",),

@@ -1,5 +1,8 @@
 """Commands for whoever begins."""
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from dinov2lab import options
@@ -17,3 +20,19 @@ def doctor(workspace: options.Place = options.LAB, as_json: options.Json = False
     if as_json:
         typer.echo(looking.as_json(found))
     raise typer.Exit(int(not looking.works(found)))
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where; nothing that is there is written over.")],
+    as_json: options.Json = False,
+) -> None:
+    """Make a workspace: recipes, studies, searches, Slurm profiles, and a README that says how to begin."""
+    import json
+
+    from dinov2lab import beginning
+
+    written = beginning.begin(folder)
+    if as_json:
+        typer.echo(json.dumps({"folder": str(folder), "files": [str(file) for file in written]}, indent=1))
+        return
+    typer.echo(f"{len(written)} files in {folder}; begin with: cd {folder} && dinov2lab doctor && dinov2lab run smoke")
