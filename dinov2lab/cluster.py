@@ -51,17 +51,11 @@ def profiles_of(study: Study, names: Sequence[str], settings: Sequence[str]) -> 
     return {arm: loaded[own.get(arm, common)] for arm in arms}
 
 
-def refuse_local(*, device: str, nproc: int, micro_batches: int, recompute: str, shard: str, side_by_side: int) -> None:
-    """Raise ValueError for what a profile says, or nobody on a cluster. All are options of `run` or `search`."""
-    commands.refuse(
-        "on Slurm a profile says it, as in --slurm tasks_per_node=2 (docs/cluster.md has its keys)",
-        device=device != "auto",
-        nproc=nproc > 1,
-        micro_batches=micro_batches > 1,
-        recompute=recompute != "nothing",
-        shard=shard != "none",
-    )
-    commands.refuse("is for this machine; on Slurm --slurm micro_batches=N saves memory", side_by_side=side_by_side > 1)
+def refuse_local(*, side_by_side: bool, **in_a_profile: bool) -> None:
+    """Raise ValueError for those of `run`'s options that were given, and that a profile says on a cluster, or nobody."""
+    said = "on Slurm a profile says it, as in --slurm tasks_per_node=2 (docs/cluster.md has its keys)"
+    commands.refuse(said, **in_a_profile)
+    commands.refuse("is for this machine; on Slurm --slurm micro_batches=N saves memory", side_by_side=side_by_side)
 
 
 class Places(NamedTuple):

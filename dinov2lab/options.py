@@ -56,6 +56,7 @@ Recompute = Annotated[
 Cut = Annotated[
     Literal["none", "weights"], typer.Option("--shard", help="What the processes of --nproc cut among them.")
 ]
+Checkpoints = Annotated[int, typer.Option("--checkpoints", min=1, help="Of a run that are kept, the latest.")]
 Rerun = Annotated[bool, typer.Option("--rerun", help="Compute again what has a result.")]
 MoreSeeds = Annotated[
     int | None,

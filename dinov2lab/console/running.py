@@ -18,6 +18,7 @@ def run(
     side_by_side: options.SideBySide = 1,
     recompute: options.Recompute = "nothing",
     shard: options.Cut = "none",
+    checkpoints: options.Checkpoints = 1,
     rerun: options.Rerun = False,
     more_seeds: options.MoreSeeds = None,
     dry_run: options.DryRun = False,
@@ -41,12 +42,13 @@ def run(
         from dinov2lab import cluster
 
         cluster.refuse_local(
-            device=device,
-            nproc=nproc,
-            micro_batches=micro_batches,
-            recompute=recompute,
-            shard=shard,
-            side_by_side=side_by_side,
+            device=device != "auto",
+            nproc=nproc > 1,
+            micro_batches=micro_batches > 1,
+            recompute=recompute != "nothing",
+            shard=shard != "none",
+            checkpoints=checkpoints > 1,
+            side_by_side=side_by_side > 1,
         )
         where, how = cluster.Places(place, data_root, reports), {"rerun": rerun, "dry_run": dry_run, "as_json": as_json}
         raise typer.Exit(cluster.run(found, where, profiles or (), slurm or (), jobs=jobs, **how))
@@ -66,6 +68,7 @@ def run(
 
     jobs = jobs if isinstance(found, Study) else 1
     roots, (jobs, resources) = Roots(data_root, place.cache), commands.resources_for(jobs, device, nproc)
+    resources = resources.model_copy(update={"checkpoints": checkpoints})
     resources = commands.in_parts(resources, micro_batches, side_by_side, recompute, shard, cells)
     if isinstance(found, Study) and found.untuned:
         from dinov2lab import tuning
