@@ -1,5 +1,6 @@
 """Commands about MLflow, the mirror of what is on disk."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -36,11 +37,10 @@ def register(study: options.StudyName, workspace: options.Place = options.LAB, a
     if as_json:
         terminal.say_json(made._asdict())
         return
-    uri = tracking.tracking_uri(place)
     typer.echo(f"model {made.name}, version {made.version}: run {made.run}, {made.metric} {made.value:.4g}")
-    typer.echo(
-        f"MLFLOW_TRACKING_URI={uri} mlflow models serve -m models:/{made.name}/{made.version} --env-manager local"
-    )
+    # A server's URI is in the environment already, perhaps with a password, which nothing prints.
+    where = "" if os.environ.get("MLFLOW_TRACKING_URI") else f"MLFLOW_TRACKING_URI={tracking.tracking_uri(place)} "
+    typer.echo(f"{where}mlflow models serve -m models:/{made.name}/{made.version} --env-manager local")
 
 
 def ui(workspace: options.Place = options.LAB, port: options.Port = 5000) -> None:
