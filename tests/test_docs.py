@@ -1,9 +1,16 @@
-"""Guides name files that are there."""
+"""Guides name files, commands, options and fields that are there."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
+
+from dinov2lab.beginning import begin
+from dinov2lab.cli import app
+from dinov2lab.spec.document import parse
+from dinov2lab.spec.load import load_study
 
 ROOT = Path(__file__).parent.parent
 GUIDES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -30,3 +37,39 @@ def test_the_map_names_functions_that_are_there() -> None:
         *names, file = call.groups()
         source = (ROOT / "dinov2lab" / file).read_text()
         assert all(re.search(rf"^(def|class) {name}\b", source, re.MULTILINE) for name in names if name), call[0]
+
+
+def commands(guide: Path) -> list[str]:
+    """Lines of a guide that call the program, without what is said about them behind a # or some spaces."""
+    lines = re.findall(r"^    (dinov2lab .*)$", guide.read_text(), re.MULTILINE)
+    return [re.split(r"\s{2,}|\s#", line)[0] for line in lines]
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda file: file.name)
+def test_its_commands_and_their_options_are_those_of_the_program(guide: Path) -> None:
+    known = get_command(app).commands  # type: ignore[attr-defined]
+    for line in commands(guide):
+        _, name, *words = shlex.split(line)
+        if not name.startswith("-") and name.islower():
+            known[name].make_context(name, [word for word in words if word != "..."])
+
+
+def test_a_command_that_is_not_there_would_be_found() -> None:
+    assert sum(len(commands(guide)) for guide in GUIDES) > 60
+    with pytest.raises(Exception, match="--micro-batch"):
+        get_command(app).commands["run"].make_context("run", ["x", "--micro-batch", "4"])  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda file: file.name)
+def test_its_yaml_is_yaml(guide: Path) -> None:
+    for text in re.findall(r"^```yaml\n(.*?)^```", guide.read_text(), re.MULTILINE | re.DOTALL):
+        assert isinstance(parse(text, guide.name, guide.parent).value, dict)
+
+
+def test_the_recipe_and_the_study_of_own_images_load_in_a_workspace_of_ones_own(tmp_path: Path) -> None:
+    begin(tmp_path / "lab")
+    text = (ROOT / "docs" / "own_images.md").read_text()
+    recipe, study = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    (tmp_path / "lab/experiments/mine.yaml").write_text(recipe)
+    (tmp_path / "lab/ablations/copies.yaml").write_text(study)
+    assert [arm.name for arm in load_study(tmp_path / "lab/ablations/copies.yaml").arms] == ["all", "deduplicated"]
