@@ -11,6 +11,7 @@ from dinov2lab.beginning import begin
 from dinov2lab.cli import app
 from dinov2lab.spec.document import parse
 from dinov2lab.spec.load import load_study
+from dinov2lab.spec.study import expand
 
 ROOT = Path(__file__).parent.parent
 GUIDES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -73,3 +74,11 @@ def test_the_recipe_and_the_study_of_own_images_load_in_a_workspace_of_ones_own(
     (tmp_path / "lab/experiments/mine.yaml").write_text(recipe)
     (tmp_path / "lab/ablations/copies.yaml").write_text(study)
     assert [arm.name for arm in load_study(tmp_path / "lab/ablations/copies.yaml").arms] == ["all", "deduplicated"]
+
+
+def test_the_study_of_the_guide_loads(tmp_path: Path) -> None:
+    begin(tmp_path / "lab")
+    text = (ROOT / "docs" / "writing_a_study.md").read_text()
+    (study,) = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    (tmp_path / "lab/ablations/koleo.yaml").write_text(study)
+    assert len(expand(load_study(tmp_path / "lab/ablations/koleo.yaml"))) == 9
