@@ -147,9 +147,10 @@ def test_the_seeds_of_an_arm_are_its_own(names: list[str]) -> None:
     search = {"name": "s", "base": {}, "space": {"optim.lr": {"log": [0.1, 1.0]}}, "metrics": {"val/knn": "maximize"}}
     plain = {"per_arm": search | {"budget": {"trials": 1}, "seeds": list(range(7))}, "budget": {"trials": 1}}
     tune = Tune.model_validate_json(json.dumps(plain))
-    seeds = [seed for name in names for at in (None, 3) for seed in tune.seeds(Place(name, at))]
-    assert min(seeds) >= TUNING
-    assert len(set(seeds)) == len(seeds)
+    for ats in ((None,), (0, 3)):  # once for all seeds of the study, or for each
+        seeds = [seed for name in names for at in ats for seed in tune.seeds(Place(name, at))]
+        assert min(seeds) >= TUNING
+        assert len(set(seeds)) == len(seeds)
 
 
 def test_the_budget_is_the_searchs_where_the_study_names_none() -> None:
