@@ -129,7 +129,8 @@ def signed_span(metric: str, interval: Interval | None) -> str:
 
 def effect(amount: float | None) -> str:
     """A difference in standard deviations, signed."""
-    return signed("", amount)
+    text = number(amount, 2)
+    return text if amount is None or text.startswith("−") or text == "0" else f"+{text}"
 
 
 def effect_span(interval: Interval) -> str:
