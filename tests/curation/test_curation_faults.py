@@ -187,7 +187,8 @@ def test_by_command_a_pool_that_grew_and_shards_end_as_one_pass(recipe, tmp_path
     assert curated("grown") != whole
     pq.write_table(images, tmp_path / "pool.parquet")
     assert curated("grown", "--append") == whole
-    waits = curate(recipe, tmp_path / "cut", "--shards", "2", "--shard", "1")
+    place = ("--data-root", str(tmp_path), "--workspace", str(tmp_path / "cut"))
+    waits = cli("curate", str(recipe), *place, "--shards", "2", "--shard", "1")
     assert waits.stderr.splitlines()[-1] == (
         "read parquet:pool.parquet: 1 of 2 parts are still to come; then the same command once more"
     )
