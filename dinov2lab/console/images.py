@@ -1,6 +1,6 @@
 """Commands about training images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -32,8 +32,8 @@ def curate(
 
     spec, place = commands.find_recipe(recipe, sets or ()), Workspace(workspace)
     cluster_words = [*(profiles or ()), *(slurm or ()), *(["--dry-run"] * dry_run)]
-    local_words = ["--device"] * (device != "auto") + ["--search"] * (search != "auto")
-    _check(append, shard, shards, launcher, cluster_words, local_words, as_json)
+    local = {"device": device != "auto", "search": search != "auto"}
+    _check(append, shard, shards, launcher, cluster_words, local, as_json)
     from dinov2lab import curating  # and torch with it: what is refused is refused at once
 
     resources = commands.resources_for(1, device)[1].model_copy(update={"search": search})
@@ -52,20 +52,20 @@ def _check(
     shards: int,
     launcher: str,
     slurm_words: Sequence[str],
-    local_words: Sequence[str],
+    local: Mapping[str, bool],
     as_json: bool,
 ) -> None:
     """Raises ValueError for what does not go together."""
+    from dinov2lab.commands import refuse
+
     if launcher == "local" and slurm_words:
         raise ValueError("--profile, --slurm and --dry-run are for --launcher slurm")
     if launcher == "slurm" and (append or shard is not None):
         raise ValueError("--launcher slurm submits all shards; --append and --shard are for this machine")
-    if launcher == "slurm" and local_words:
-        raise ValueError(
-            f"{', '.join(local_words)}: is for this machine; on Slurm the profile says what jobs compute on"
-        )
-    if shard is not None and as_json:
-        raise ValueError("--json: one shard shows no funnel; it is for the whole curation")
+    if launcher == "slurm":
+        refuse("is for this machine; on Slurm the profile says what jobs compute on", **local)
+    if shard is not None:
+        refuse("one shard shows no funnel; it is for the whole curation", json=as_json)
     if append and shards > 1:
         raise ValueError("--append and --shards do not go together: what is added is worked on as one")
     if shard is not None and not 0 <= shard < shards:
