@@ -57,12 +57,6 @@ def writing(path: Path, kept: int = 1) -> Iterator[Writer]:
         writer.finish()
 
 
-def save(state: State, path: Path, seconds: float) -> None:
-    """One checkpoint, written when this returns."""
-    with writing(path) as writer:
-        writer.save(state, seconds)
-
-
 def _content(state: State, seconds: float) -> dict[str, Any]:
     return {
         "step": state.step,

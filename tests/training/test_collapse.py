@@ -102,7 +102,8 @@ def test_a_resume_says_the_same(tmp_path, stops):
 def test_looks_are_in_the_checkpoint(tmp_path):
     state = State(SPEC, step.Key(0), torch.device("cpu"))
     state.looks = (0, 1, 2)
-    checkpoint.save(state, tmp_path / "checkpoint.pt", 0.0)
+    with checkpoint.writing(tmp_path / "checkpoint.pt") as writer:
+        writer.save(state, 0.0)
     other = State(SPEC, step.Key(0), torch.device("cpu"))
     checkpoint.restore(other, tmp_path / "checkpoint.pt")
     assert other.looks == (0, 1, 2)

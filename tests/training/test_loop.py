@@ -239,7 +239,8 @@ def test_a_half_last_line_is_dropped_and_the_rows_before_it_stay(tmp_path: Path)
 @pytest.fixture
 def saved(tmp_path: Path) -> tuple[State, Path]:
     state = State(SPEC, Key(0), CPU)
-    checkpoint.save(state, tmp_path / "checkpoint.pt", 7.5)
+    with checkpoint.writing(tmp_path / "checkpoint.pt") as writer:
+        writer.save(state, 7.5)
     return state, tmp_path / "checkpoint.pt"
 
 

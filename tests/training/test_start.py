@@ -28,7 +28,8 @@ def ended(tmp_path: Path) -> tuple[State, Path]:
             parameter.add_(0.1)
         for centre in state.centres:
             centre.add_(0.5)
-    checkpoint.save(state, tmp_path / "checkpoint.pt", 1.0)
+    with checkpoint.writing(tmp_path / "checkpoint.pt") as writer:
+        writer.save(state, 1.0)
     return state, tmp_path / "checkpoint.pt"
 
 
