@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from dinov2lab.lab.bench import Bench
 from dinov2lab.lab.earlier import add_earlier, handed_on, refuse_unknown
+from dinov2lab.lab.gaussian import Gaussian
 from dinov2lab.lab.proposals import StorageError, encoded, open_study, sampler, settle, size, suggest, using
 from dinov2lab.lab.rungs import promotable, stops_at
 from dinov2lab.lab.trials import collapse, means, measured, points_asked, record_of, spent, within_budget
@@ -59,7 +60,7 @@ class Desk:
     def __init__(self, search: SearchSpec, workspace: Workspace, bench: Bench, storage: str | None = None) -> None:
         self._search, self._workspace, self._bench, self._url = search, workspace, bench, storage
         self._folder = workspace.search(search.name)
-        self._tasks = dict[int, _Task]()
+        self._tasks, self._gaussian = dict[int, _Task](), Gaussian()
         with self._alone():
             refuse_unknown(search, workspace)
             self._study = open_study(search, self._folder, storage)
@@ -119,6 +120,7 @@ class Desk:
         for task in self._tasks.values():
             task.claim.close()
         self._tasks.clear()
+        self._gaussian.dismiss()
 
     # What comes next
 
@@ -144,7 +146,8 @@ class Desk:
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
         """By how many points came before: promotions, which fall otherwise in searches of other arms, do not shift it."""
         before = self._study.get_trials(deepcopy=False)[:number]
-        return sampler(self._search, sum("parent" not in each.user_attrs for each in before))
+        asked = sum("parent" not in each.user_attrs for each in before)
+        return sampler(self._search, asked, self._gaussian)
 
     def _promote(self, stopped: Trial) -> None:
         params = {key: encoded(value) for key, value in stopped.point.items()}

@@ -19,6 +19,7 @@ import optuna
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
 from sqlalchemy.exc import SQLAlchemyError
 
+from dinov2lab.lab.gaussian import Gaussian, GaussianSampler
 from dinov2lab.spec.points import active
 from dinov2lab.spec.search import Dimension, SearchSpec, search_id
 from dinov2lab.store import atomic
@@ -162,7 +163,7 @@ def _line(error: Exception, url: str | None) -> str:
     return line.replace(url, public(url)) if url else line
 
 
-def sampler(search: SearchSpec, before: int) -> optuna.samplers.BaseSampler:
+def sampler(search: SearchSpec, before: int, gaussian: Gaussian) -> optuna.samplers.BaseSampler:
     """The sampler of one trial, before which so many points were asked for."""
     options, space = search.sampler, search.space
     seed = int.from_bytes(hashlib.sha256(f"{options.seed}/{before}".encode()).digest()[:4])
@@ -173,10 +174,7 @@ def sampler(search: SearchSpec, before: int) -> optuna.samplers.BaseSampler:
             points = {key: grid_points(dimension, options.points) for key, dimension in space.items()}
             return optuna.samplers.GridSampler(points, seed=options.seed)  # shuffled alike for every trial
         case "gp":
-            chance = optuna.samplers.RandomSampler(seed=seed)
-            return optuna.samplers.GPSampler(
-                seed=seed, n_startup_trials=options.startup, independent_sampler=chance, warn_independent_sampling=False
-            )  # fitted anew from all trials
+            return GaussianSampler(gaussian, seed, options.startup)
     conditional = any(dimension.when for dimension in space.values())
     return optuna.samplers.TPESampler(
         seed=seed,
