@@ -268,7 +268,9 @@ def tidy(place: Path, *, remove: bool, as_json: bool) -> None:
 
 def show_log(run: str, place: Path, *, follow: bool) -> None:
     """The log of the run whose id begins with `run`; with `follow`, also what is added until it has an outcome."""
-    folder, log = _log_of(run, Workspace(place))
+    folder = commands.find_known(run, Workspace(place))
+    sent = submission(folder)
+    log = sent.log if sent else folder.log
     terminal.note(str(log))
     offset, over = 0, False
     while not over:
@@ -279,15 +281,3 @@ def show_log(run: str, place: Path, *, follow: bool) -> None:
             terminal.say(text.decode(errors="replace").rstrip("\n"))
         if not over:
             time.sleep(POLL)
-
-
-def _log_of(run: str, workspace: Workspace) -> tuple[RunFolder, Path]:
-    """The folder and the log of the run whose id begins with `run`. Raises ValueError."""
-    known = [path.name for path in workspace.runs.iterdir()] if workspace.runs.is_dir() else []
-    found = [name for name in known if name.startswith(run)]
-    if len(found) != 1:
-        near = did_you_mean(run, known) if not found else f"; there are {', '.join(sorted(found))}"
-        raise ValueError(f"{run}: no one run in {workspace.path} has an id that begins so{near}")
-    folder = workspace.run(found[0])
-    sent = submission(folder)
-    return folder, sent.log if sent else folder.log

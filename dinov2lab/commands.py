@@ -83,7 +83,16 @@ def find_run(name: str, workspace: Workspace) -> RunFolder:
 
 def find_begun(name: str, workspace: Workspace) -> RunFolder:
     """The folder of the run, ended or not, whose id is `name`, or alone begins with it."""
-    known = sorted(path.parent.name for path in workspace.runs.glob("*/spec.json"))
+    folder = find_known(name, workspace)
+    if not folder.spec.exists():
+        raise SpecError(f"run {folder.path.name} has not begun")
+    return folder
+
+
+def find_known(name: str, workspace: Workspace) -> RunFolder:
+    """The folder of the run, begun or sent to a cluster, whose id is `name`, or alone begins with it."""
+    files = (file for mark in ("spec.json", "submission.json") for file in workspace.runs.glob(f"*/{mark}"))
+    known = sorted({file.parent.name for file in files})
     matching = [run for run in known if run == name] or [run for run in known if run.startswith(name)]
     if not matching:
         there = did_you_mean(name, known) or (f"; there are {len(known)}" if known else "; there is none")

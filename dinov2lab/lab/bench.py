@@ -1,15 +1,10 @@
 """Worker processes of a search on this machine: one run each at a time, any number of runs one after the other."""
 
-import json
-import subprocess
-import sys
-import threading
-from contextlib import suppress
 from typing import Protocol
 
 from dinov2lab.data.source import Roots
 from dinov2lab.lab.outcome import give_up
-from dinov2lab.lab.workers import ENOUGH, cause
+from dinov2lab.lab.workers import ENOUGH, Worker, cause, dismiss, place_of_work
 from dinov2lab.spec.points import Planned
 from dinov2lab.spec.resources import Resources
 from dinov2lab.store import disk
@@ -32,13 +27,8 @@ class Bench(Protocol):
 class LocalBench:
     def __init__(self, workspace: Workspace, roots: Roots, resources: Resources, jobs: int) -> None:
         self.jobs, self._workspace = jobs, workspace
-        self._place: dict[str, object] = {
-            "workspace": str(workspace.path),
-            "data": str(roots.data),
-            "cache": str(roots.cache),
-            "resources": resources.model_dump(mode="json"),
-        }
-        self._workers: list[_Worker] = []
+        self._place = place_of_work(workspace, roots, resources)
+        self._workers: list[Worker] = []
         self._stillborn = 0
         self.kept = False  # whether idle workers wait for another search
 
@@ -69,11 +59,12 @@ class LocalBench:
         return any(worker.run == run for worker in self._workers)
 
     def start(self, planned: Planned) -> None:
-        idle = [worker for worker in self._workers if worker.run is None and worker.alive()]
-        if not idle:
-            idle = [_Worker(self._place)]
-            self._workers += idle
-        idle[0].start(planned)
+        worker = next((each for each in self._workers if each.run is None and each.alive()), None)
+        if worker is None:
+            worker = Worker("trial_worker", self._place)
+            self._workers.append(worker)
+        worker.run = planned.run
+        worker.tell({"run": planned.run, "spec": planned.spec.model_dump(mode="json")})
 
     def stop(self, run: str) -> None:
         for worker in self._workers:
@@ -83,59 +74,5 @@ class LocalBench:
     def dismiss(self) -> None:
         """Ask all that do not wait for another search to write a checkpoint and leave, and wait for them."""
         leaving = [worker for worker in self._workers if worker.run is not None or not self.kept]
-        for worker in leaving:
-            worker.dismiss()
-        for worker in leaving:
-            worker.wait()
-            self._workers.remove(worker)
-
-
-class _Worker:
-    def __init__(self, place: dict[str, object]) -> None:
-        self.run: str | None = None  # the run it works on
-        self.begun = False  # whether it ever worked on one
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "dinov2lab.lab.trial_worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.tell(place)
-        threading.Thread(target=self._listen, daemon=True).start()
-
-    def _listen(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self.begun = True
-            if line.startswith("end "):
-                self.run = None
-
-    def start(self, planned: Planned) -> None:
-        self.run = planned.run
-        self.tell({"run": planned.run, "spec": planned.spec.model_dump(mode="json")})
-
-    def tell(self, order: dict[str, object]) -> None:
-        assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # it is dead: the next look at it finds out
-            self._process.stdin.write(json.dumps(order) + "\n")
-            self._process.stdin.flush()
-
-    def alive(self) -> bool:
-        return self._process.poll() is None
-
-    @property
-    def code(self) -> int:
-        return self._process.returncode or 0
-
-    def dismiss(self) -> None:
-        assert self._process.stdin is not None
-        with suppress(BrokenPipeError):
-            self._process.stdin.close()
-
-    def wait(self) -> None:
-        """Until it has left; a second Ctrl-C ends it at once."""
-        try:
-            self._process.wait()
-        except KeyboardInterrupt:
-            self._process.kill()
-            raise
+        dismiss(leaving)
+        self._workers = [worker for worker in self._workers if worker not in leaving]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from dinov2lab.data.source import Roots
 from dinov2lab.lab.outcome import give_up
-from dinov2lab.lab.workers import ENOUGH, Worker, cause, dismiss
+from dinov2lab.lab.workers import ENOUGH, Worker, cause, dismiss, place_of_work
 from dinov2lab.spec.resources import Resources
 from dinov2lab.spec.study import Cell, Study, expand
 from dinov2lab.store import atomic, disk, garbage
@@ -72,12 +72,7 @@ class _Crew:
         devices: Sequence[str],
     ) -> None:
         self._cells, self._workspace, self._jobs, self._devices = cells, workspace, jobs, devices
-        self._plan: dict[str, object] = {
-            "workspace": str(workspace.path),
-            "data": str(roots.data),
-            "cache": str(roots.cache),
-            "resources": resources.model_dump(mode="json"),
-        }
+        self._place = place_of_work(workspace, roots, resources)
         self._stillborn, self._processes = 0, resources.processes
         self.workers: list[Worker] = []
 
@@ -100,8 +95,8 @@ class _Crew:
         free = [cell for cell in self._cells if cell.run not in taken and self._open(self._workspace.run(cell.run))]
         idle = sum(worker.run is None for worker in self.workers)  # on their way to one of them
         for _ in range(min(self._jobs - len(self.workers), len(free) - idle)):
-            plan = self._plan | {"specs": [cell.spec.model_dump_json() for cell in self._cells]}
-            self.workers.append(Worker(plan, self._device()))
+            plan = self._place | {"specs": [cell.spec.model_dump_json() for cell in self._cells]}
+            self.workers.append(Worker("worker", plan, self._device()))
 
     def _device(self) -> str | None:
         """One for each process, those that fewest workers have; none where there is no choice."""

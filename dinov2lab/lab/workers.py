@@ -1,4 +1,4 @@
-"""The processes that compute the runs of a study on this machine, and how one of them ended."""
+"""The processes that compute runs on this machine, and how one of them ended."""
 
 import json
 import os
@@ -6,8 +6,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING, Literal
+
+from dinov2lab.spec.resources import Resources
+from dinov2lab.store.folders import Workspace
+
+if TYPE_CHECKING:
+    from dinov2lab.data.source import Roots
 
 ENOUGH = 3  # workers that die one after the other before they have begun a run
 
@@ -18,28 +25,44 @@ def cause(code: int) -> str:
     return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
-class Worker:
-    """A process that goes through a plan. Where there are GPUs, it sees its own of them alone."""
+def place_of_work(workspace: Workspace, roots: "Roots", resources: Resources) -> dict[str, object]:
+    """What every worker is told first."""
+    return {
+        "workspace": str(workspace.path),
+        "data": str(roots.data),
+        "cache": str(roots.cache),
+        "resources": resources.model_dump(mode="json"),
+    }
 
-    def __init__(self, plan: dict[str, object], device: str | None) -> None:
+
+class Worker:
+    """A process that goes through a plan (`worker`), or does what it is told (`trial_worker`), a line of JSON each.
+
+    Where there are GPUs, it sees its own of them alone.
+    """
+
+    def __init__(
+        self, module: Literal["worker", "trial_worker"], first: Mapping[str, object], device: str | None = None
+    ) -> None:
         environment = os.environ | ({"CUDA_VISIBLE_DEVICES": device} if device is not None else {})
         self.device = device
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "dinov2lab.lab.worker"],
+            [sys.executable, "-m", f"dinov2lab.lab.{module}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env=environment,
         )
         self.pid = self._process.pid
-        self.run: str | None = None  # the run it works on
-        self._tell(json.dumps(plan) + "\n")
+        self.run: str | None = None  # the run it works on, or was told to
+        self.begun = False  # whether it ever worked on one
+        self.tell(first)
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def _tell(self, text: str) -> None:
+    def tell(self, order: Mapping[str, object]) -> None:
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):  # it has died; its exit code will tell
-            self._process.stdin.write(text)
+            self._process.stdin.write(json.dumps(order) + "\n")
             self._process.stdin.flush()
 
     def _listen(self) -> None:
@@ -47,7 +70,9 @@ class Worker:
         for line in self._process.stdout:
             word, _, run = line.strip().partition(" ")
             if word == "begin":
-                self.run = run
+                self.run, self.begun = run, True
+            elif word == "end":
+                self.run = None
 
     def alive(self) -> bool:
         return self._process.poll() is None
