@@ -20,6 +20,7 @@ from dinov2lab.spec.profile import load_profile
 from dinov2lab.spec.resources import Slurm
 from dinov2lab.spec.search import SearchSpec
 from dinov2lab.spec.study import Cell, Place, Study, expand
+from dinov2lab.spec.tuning import searches
 from dinov2lab.store import atomic, attempts, garbage, studies
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.result import RunFolder
@@ -236,13 +237,13 @@ def _refuse_cuts(order: Order) -> None:
 
 
 def end(name: str, place: Path, *, as_json: bool) -> None:
-    """End the jobs of a study or a search that wait or run. Runs keep their checkpoints."""
+    """End the jobs of a study, those that tune its arms among them, or of a search. Runs keep their checkpoints."""
     workspace = Workspace(place)
-    known = name if (workspace.search(name) / "search.json").exists() else commands.find_study(name, workspace).name
+    names = _names_of_jobs(name, workspace)
     with atomic.locked(workspace.slurm / "lock"):
         queue = slurm.queue()
         submit.forget_half_sent(workspace, queue)
-        ours = {job for jobs in of_study(workspace, known) for job in jobs.all}
+        ours = {job for known in names for jobs in of_study(workspace, known) for job in jobs.all}
         ending = {job for job in queue if job.partition("_")[0] in ours}
         for launch in launches(workspace):
             for plan in launch.path.glob("*.json"):
@@ -251,9 +252,17 @@ def end(name: str, place: Path, *, as_json: bool) -> None:
                     folder.submission.unlink()
         slurm.cancel({job.partition("_")[0] for job in ending})
     if as_json:
-        terminal.say_json({"name": known, "cancelled": sorted(ending)})
+        terminal.say_json({"name": names[0], "cancelled": sorted(ending)})
     else:
         terminal.say(f"{terminal.plural(len(ending), 'job')} cancelled")
+
+
+def _names_of_jobs(name: str, workspace: Workspace) -> list[str]:
+    """What the jobs of a search or a study were sent for: a study's may be those of the searches that tune its arms."""
+    if (workspace.search(name) / "search.json").exists():
+        return [name]
+    study = commands.find_planned(name, workspace)
+    return [study.name, *(search.name for search in searches(study).values())] if study.tune else [study.name]
 
 
 def tidy(place: Path, *, remove: bool, as_json: bool) -> None:

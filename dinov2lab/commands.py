@@ -31,15 +31,19 @@ MIRROR_SECONDS = 60.0  # between two looks of MLflow at runs that go on
 
 
 def find_study(name: str, workspace: Workspace) -> Study:
-    """A study by its file or name, also one that ran here under a name of its own (with --set). It has runs: its arms are
-    tuned, where they are to be. Raises ValueError."""
-    in_file = Path(name).is_file() or (FOLDERS["study"] / f"{name}.yaml").is_file()
-    if not in_file and (last := studies.stored(name, workspace)):
-        return last
-    study = studies.as_it_stands(load_study(of_kind(find(name, "study"), "study")), workspace)
+    """As `find_planned`, of a study that has runs: its arms are tuned, where they are to be. Raises ValueError."""
+    study = find_planned(name, workspace)
     if study.untuned:
         raise ValueError(f"study {study.name} has no runs before its arms are tuned: dinov2lab run {name}")
     return study
+
+
+def find_planned(name: str, workspace: Workspace) -> Study:
+    """A study by its file or name, also one that ran here under a name of its own (with --set)."""
+    in_file = Path(name).is_file() or (FOLDERS["study"] / f"{name}.yaml").is_file()
+    if not in_file and (last := studies.stored(name, workspace)):
+        return last
+    return studies.as_it_stands(load_study(of_kind(find(name, "study"), "study")), workspace)
 
 
 def find_recipe(name: str, overrides: Sequence[str]) -> RunSpec:

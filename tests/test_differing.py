@@ -12,6 +12,7 @@ from dinov2lab.spec.identity import run_id
 from dinov2lab.spec.load import load_recipe, load_study
 from dinov2lab.spec.study import Cell, expand
 from dinov2lab.store.folders import Workspace
+from dinov2lab.store.submission import new_launch, record
 
 RECIPE = """
 data: {train: "folder:images"}
@@ -77,6 +78,18 @@ def test_diff_names_fields_and_what_lies_beside_them(place: Workspace, capfd: py
     assert "the recipes are one and the same" in said(capfd, "diff", one, one)[1]
     code, _, err = said(capfd, "diff", one, "zzz")
     assert (code, err.startswith("no run in lab is called 'zzz'")) == (2, True)
+
+
+def test_a_run_that_was_sent_and_has_not_begun_has_a_log_and_no_recipe(
+    place: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    one, folder = finished(place), place.run("0abc")
+    folder.path.mkdir()
+    record(folder, "7", new_launch(place, "study"), place.path / "job.err")
+    (place.path / "job.err").write_text("it waits\n")
+    assert said(capfd, "logs", "0ab") == (0, "it waits\n", f"{place.path / 'job.err'}\n")
+    assert said(capfd, "diff", one, "0abc") == (2, "", "run 0abc has not begun\n")
+    assert said(capfd, "logs", "zzz")[2].startswith("no run in lab is called 'zzz'")
 
 
 def test_why_rerun_names_the_nearest_finished_run_and_the_fields(

@@ -13,7 +13,7 @@ import synthetic
 from dinov2lab import cluster, publisher, searching, tuning
 from dinov2lab.cli import main
 from dinov2lab.data.source import Roots, open_source
-from dinov2lab.lab import opening, search_mirror
+from dinov2lab.lab import opening, search_mirror, slurm
 from dinov2lab.lab import search as lab_search
 from dinov2lab.spec.load import load_study
 from dinov2lab.spec.points import runs_at
@@ -22,6 +22,7 @@ from dinov2lab.spec.study import Study, expand
 from dinov2lab.spec.tuning import searches
 from dinov2lab.store import atomic, studies
 from dinov2lab.store.folders import Workspace
+from dinov2lab.store.submission import Jobs, new_launch
 from dinov2lab.store.trials import best_trials, read_trials, stored_search
 
 BASE = """\
@@ -93,13 +94,13 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     return Workspace(Path("lab"))
 
 
-def tuned(lab: Workspace, **how: Any) -> Study:
+def tuned(lab: Workspace, bench: type[synthetic.Bench] = synthetic.Bench, **how: Any) -> Study:
     return tuning.tune(
         studies.as_it_stands(load_study("ablations/warmth.yaml"), lab),
         lab,
         Roots(Path(), lab.cache),
         Path("reports"),
-        lambda *_: synthetic.Bench(lab, paced=True, **how),
+        lambda *_: bench(lab, paced=True, **how),
     )
 
 
@@ -214,11 +215,56 @@ def test_a_tuning_that_was_stopped_goes_on(lab: Workspace, tmp_path: Path) -> No
     assert done == undisturbed
 
 
+def stopped(lab: Workspace) -> None:
+    """As a controller that is killed while a trial of the second arm runs."""
+
+    class Stop(Exception):
+        pass
+
+    class Stopping(synthetic.Bench):
+        def tend(self) -> None:
+            if self.started and not lab.run(self.started[-1]).outcome() and lab.search("warmth.warm").exists():
+                raise Stop
+            super().tend()
+
+    with pytest.raises(Stop):
+        tuned(lab, bench=Stopping)
+
+
+def test_status_shows_how_far_the_searches_are_and_which_runs_go_on(
+    lab: Workspace, call: Callable[..., tuple[int, str, str]]
+) -> None:
+    assert "warmth.cold" in call("status", "warmth")[1]
+    stopped(lab)
+    rows = json.loads(call("status", "warmth", "--json")[1])["tune"]
+    assert [row["ended"] > 0 for row in rows] == [True, False]
+    ((trial, *_),) = (row["running"] for row in rows if row["running"])
+    (run,) = next(each for each in read_trials(lab.search("warmth.warm")) if each.state == "running").runs
+    assert trial == {"trial": 0, "run": run, "state": "waiting", "note": ""}
+    code, said, _ = call("status", "warmth")
+    assert (code, f"warmth.warm, trial 0: run {run} waiting" in said) == (0, True)
+
+
+def test_cancel_ends_the_jobs_of_the_searches_too(
+    lab: Workspace, call: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue, cancelled = dict[str, slurm.Queued](), list[str]()
+    for job, name in (("1", "warmth"), ("2", "warmth.cold"), ("3", "warmth.warm"), ("4", "warmth.hot"), ("5", "other")):
+        sent = new_launch(lab, name)
+        jobs = Jobs(study=name, stages=None, arrays=(job,), report=None)
+        atomic.write_text(sent.record, jobs.model_dump_json())
+        queue[job] = slurm.Queued("RUNNING", "", sent.name)
+    monkeypatch.setattr(slurm, "queue", lambda: queue)
+    monkeypatch.setattr(slurm, "cancel", cancelled.extend)
+    assert json.loads(call("cancel", "warmth", "--json")[1]) == {"name": "warmth", "cancelled": ["1", "2", "3"]}
+    assert sorted(cancelled) == ["1", "2", "3"]
+
+
 def test_the_commands_say_how_far_it_is(lab: Workspace, call: Callable[..., tuple[int, str, str]]) -> None:
     planned = json.loads(call("run", "warmth", "--dry-run", "--json")[1])["tune"]
     assert [(row["arm"], row["ended"], row["images"]) for row in planned] == [("cold", 0, 76800), ("warm", 0, 76800)]
     assert "warmth.cold" in call("run", "warmth", "--dry-run")[1]
-    for words in (("status", "warmth"), ("report", "warmth"), ("run", "warmth", "--more-seeds", "1")):
+    for words in (("report", "warmth"), ("run", "warmth", "--more-seeds", "1")):
         code, _, said = call(*words)
         assert (code, said.count("\n")) == (2, 1)
     code, _, said = call("run", "warmth", "--nproc", "2", "--device", "cpu")

@@ -16,17 +16,22 @@ def list_(workspace: options.Place = options.LAB, as_json: options.Json = False)
 
 
 def status(study: options.StudyName, workspace: options.Place = options.LAB, as_json: options.Json = False) -> None:
-    """How the runs of a study stand: arms and seeds."""
+    """How the runs of a study stand: arms and seeds; before its arms are tuned, how far their searches are."""
     from dinov2lab import commands, overview, terminal
     from dinov2lab.store.folders import Workspace
 
     place = Workspace(workspace)
-    one = commands.find_study(study, place)
-    terminal.show_states(one, overview.states(one, place), as_json)
+    one = commands.find_planned(study, place)
+    if one.untuned:
+        from dinov2lab import tuning
+
+        tuning.show_tuning(one, place, as_json)
+    else:
+        terminal.show_states(one, overview.states(one, place), as_json)
 
 
 def logs(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The first letters of a run's id, as `status` shows it.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The first letters of a run's id, as `status --json` shows it.")],
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")] = False,
     workspace: options.Place = options.LAB,
 ) -> None:
@@ -54,7 +59,7 @@ def report(
 
 
 def cancel(study: options.StudyName, workspace: options.Place = options.LAB, as_json: options.Json = False) -> None:
-    """End a study's jobs on the cluster. Its runs keep their checkpoints, and `run` goes on from there."""
+    """End the jobs of a study or a search on the cluster. Its runs keep their checkpoints, and `run` goes on from there."""
     from dinov2lab import cluster
 
     cluster.end(study, workspace, as_json=as_json)
