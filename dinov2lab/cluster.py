@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dinov2lab import commands, publisher, searching, terminal, tuning
+from dinov2lab.commands import THE_USUAL, Places, Share
 from dinov2lab.data.source import Roots
 from dinov2lab.lab import opening, slurm, submit, tracking
 from dinov2lab.lab.outcome import bury
@@ -52,17 +53,14 @@ def profiles_of(study: Study, names: Sequence[str], settings: Sequence[str]) -> 
     return {arm: loaded[own.get(arm, common)] for arm in arms}
 
 
-def refuse_local(*, side_by_side: bool, **in_a_profile: bool) -> None:
+def _refuse_local(share: Share) -> None:
     """Raise ValueError for those of `run`'s options that were given, and that a profile says on a cluster, or nobody."""
-    said = "on Slurm a profile says it, as in --slurm tasks_per_node=2 (docs/cluster.md has its keys)"
-    commands.refuse(said, **in_a_profile)
-    commands.refuse("is for this machine; on Slurm --slurm micro_batches=N saves memory", side_by_side=side_by_side)
-
-
-class Places(NamedTuple):
-    workspace: Workspace
-    data: Path
-    reports: Path
+    given = {name: getattr(share, name) != usual for name, usual in Share._field_defaults.items() if name != "jobs"}
+    apart = {"side_by_side": given.pop("side_by_side")}
+    commands.refuse(
+        "on Slurm a profile says it, as in --slurm tasks_per_node=2 (docs/cluster.md has its keys)", **given
+    )
+    commands.refuse("is for this machine; on Slurm --slurm micro_batches=N saves memory", **apart)
 
 
 def run(
@@ -70,25 +68,26 @@ def run(
     places: Places,
     profiles: Sequence[str],
     settings: Sequence[str],
+    share: Share = THE_USUAL,
     *,
-    jobs: int | None = None,
     rerun: bool,
     dry_run: bool,
     as_json: bool = False,
 ) -> int:
     """The exit code of `run` on a cluster. It returns when the jobs are with Slurm. Arms that are to be tuned are so first,
-    `jobs` runs at a time.
+    so many runs at a time as `share` says, which says nothing else here.
     """
+    _refuse_local(share)
     if not isinstance(found, Study):
         raise ValueError("--launcher slurm wants a study; a recipe alone runs here")
     arms, report = profiles_of(found, profiles, settings), places.reports / found.name
     if found.tune is None:
-        commands.refuse("how many runs go on at a time is the profile's: --slurm parallel=N", jobs=jobs)
+        commands.refuse("how many runs go on at a time is the profile's: --slurm parallel=N", jobs=share.jobs)
     if found.untuned and dry_run:
         tuning.show_tuning(found, places.workspace, as_json)
         return 0
     if found.untuned:
-        found = _tuned(found, places, arms, jobs or AT_ONCE)
+        found = _tuned(found, places, arms, share.jobs or AT_ONCE)
     order = Order(found, arms, places.workspace, Roots(places.data, places.workspace.cache), places.reports)
     if dry_run:
         terminal.show_scripts(preview(order), as_json)

@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from dinov2lab.lab.devices import free_gpus
 from dinov2lab.lab.plan import is_finished
@@ -26,8 +26,31 @@ from dinov2lab.terminal import note, plural, say, say_json, show_verdict
 if TYPE_CHECKING:
     from dinov2lab.data.source import Roots
 
+Device = Literal["auto", "cpu", "cuda"]
 WATCH_SECONDS = 10  # between two looks of `report --watch`
 MIRROR_SECONDS = 60.0  # between two looks of MLflow at runs that go on
+
+
+class Places(NamedTuple):
+    workspace: Workspace
+    data: Path
+    reports: Path
+
+
+class Share(NamedTuple):
+    """What `run` may use of a machine and how a run is cut, by the names of its options."""
+
+    jobs: int | None = None
+    device: Device = "auto"
+    nproc: int = 1
+    micro_batches: int = 1
+    side_by_side: int = 1
+    recompute: Recompute = "nothing"
+    shard: Shard = "none"
+    checkpoints: int = 1
+
+
+THE_USUAL = Share()
 
 
 def find_study(name: str, workspace: Workspace) -> Study:
@@ -106,9 +129,7 @@ def find_known(name: str, workspace: Workspace) -> RunFolder:
     return workspace.run(matching[0])
 
 
-def resources_for(
-    jobs: int | None, device: Literal["auto", "cpu", "cuda"], processes: int = 1
-) -> tuple[int, Resources]:
+def resources_for(jobs: int | None, device: Device, processes: int = 1) -> tuple[int, Resources]:
     """How many runs at a time, and what each of them gets. Raises ValueError where there are too few GPUs."""
     cores = len(os.sched_getaffinity(0))
     gpu = device == "cuda" or (device == "auto" and Path("/dev/nvidiactl").exists())
@@ -132,19 +153,13 @@ def refuse(why: str, **given: object) -> None:
         raise ValueError(f"{', '.join(named)}: {why}")
 
 
-def in_parts(
-    resources: Resources,
-    micro_batches: int,
-    side_by_side: int,
-    recompute: Recompute,
-    shard: Shard,
-    cells: Sequence[Cell],
-) -> Resources:
+def in_parts(resources: Resources, share: Share, cells: Sequence[Cell]) -> Resources:
     """`resources` with a batch in parts, and weights cut. Raises ValueError where that does not go with one of the runs."""
-    changes = {"micro_batches": micro_batches, "side_by_side": side_by_side, "recompute": recompute, "shard": shard}
-    cut = resources.model_copy(update=changes | {"threads": max(resources.threads, side_by_side)})
-    if shard != "none" and resources.processes == 1:
-        raise ValueError(f"--shard {shard} cuts among processes, and there is one; --nproc 2, for example")
+    changes = {name: getattr(share, name) for name in ("micro_batches", "side_by_side", "recompute", "shard")}
+    threads = max(resources.threads, share.side_by_side)
+    cut = resources.model_copy(update=changes | {"threads": threads, "checkpoints": share.checkpoints})
+    if share.shard != "none" and resources.processes == 1:
+        raise ValueError(f"--shard {share.shard} cuts among processes, and there is one; --nproc 2, for example")
     for cell in cells:
         cut.check(cell.spec)
     return cut

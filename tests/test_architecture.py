@@ -12,7 +12,7 @@ ROWS = (
     ("cli",),
     ("console", "api"),
     ("options",),
-    ("cluster",),
+    ("cluster", "local"),
     ("tuning",),
     ("searching", "curating", "evaluating", "differing", "doctor", "beginning"),
     ("commands", "overview"),

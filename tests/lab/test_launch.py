@@ -141,7 +141,9 @@ def test_without_nvidia_smi_there_is_none(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_worker_sees_the_gpu_that_it_was_given(tmp_path: Path) -> None:
-    worker = Worker("worker", {"workspace": str(tmp_path), "data": ".", "cache": ".", "resources": {}, "specs": []}, "7")
+    worker = Worker(
+        "worker", {"workspace": str(tmp_path), "data": ".", "cache": ".", "resources": {}, "specs": []}, "7"
+    )
     try:
         words = Path(f"/proc/{worker.pid}/environ").read_bytes().split(b"\0")
         assert b"CUDA_VISIBLE_DEVICES=7" in words
