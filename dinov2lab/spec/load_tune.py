@@ -18,7 +18,7 @@ _SUFFIX = "-123456"  # of a study with overrides
 
 
 class TuneFile(Section):
-    """As it stands in a study's file."""
+    """Each arm is searched before the study runs, once or for each seed: docs/searches.md, ablations/centering_tuned.yaml."""
 
     per_arm: str  # the path of a search
     budget: Budget | None = None  # none: that of the search
