@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dinov2lab.data.source import Roots
 from dinov2lab.lab.bench import LocalBench
-from dinov2lab.lab.search import run_search
+from dinov2lab.lab.search import run_searches
 from dinov2lab.spec.load import load_recipe
 from dinov2lab.spec.resources import Resources
 from dinov2lab.spec.search import Budget, Dimension, Sampler, SearchSpec
@@ -49,16 +49,8 @@ def run(search: SearchSpec, workspace: Workspace, roots: Roots, jobs: int) -> tu
                 told.add(trial.number)
                 print(f"{search.name} {trial.number}: {_text(trial)}", flush=True)
 
-    run_search(
-        search,
-        workspace,
-        roots,
-        LocalBench(workspace, roots, Resources(device="cpu"), jobs),
-        storage=None,
-        on_change=tell,
-        on_earlier=lambda _: None,
-        on_trouble=print,
-    )
+    bench = LocalBench(workspace, roots, Resources(device="cpu"), jobs)
+    run_searches([search], workspace, roots, lambda _: bench, on_change=tell, on_trouble=print)
     return read_trials(folder)
 
 

@@ -104,12 +104,12 @@ def run(
 
 def _tuned(study: Study, places: Places, profiles: Mapping[str, Slurm], jobs: int) -> Study:
     """`study` at what its searches found, whose runs are jobs. It returns when they have ended; the same command goes on."""
-    roots = Roots(places.data, places.workspace.cache)
+    roots, queue = Roots(places.data, places.workspace.cache), slurm.Queue()
 
     def bench(place: Place, search: SearchSpec) -> SlurmBench:
-        return SlurmBench(search.name, search.base, places.workspace, roots, profiles[place.arm], jobs)
+        return SlurmBench(search.name, search.base, places.workspace, roots, profiles[place.arm], jobs, queue)
 
-    return tuning.tune(study, places.workspace, roots, places.reports, bench)
+    return tuning.tune(study, places.workspace, roots, places.reports, bench, jobs)
 
 
 def search(

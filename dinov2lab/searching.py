@@ -44,59 +44,73 @@ def run_search(
     report: Path,
     bench: Callable[[], "Bench"],
     storage: str | None,
-    asked_by: str | None = None,
 ) -> tuple[Trial, ...]:
-    """Work on a search until it has ended; returns its trials. Report and MLflow follow. What has ended is left alone.
-
-    `asked_by`: the study whose arm it tunes.
-    """
+    """Work on a search until it has ended; returns its trials. Report and MLflow follow. What has ended is left alone."""
     folder = workspace.search(search.name)
-    if _is_told(search, folder, report):
+    if is_told(search, workspace, report):
         return read_trials(folder)
     from dinov2lab.lab import search as lab
 
-    with Publisher("search", search.name, workspace, report.parent, asked_by) as publisher:
-        lab.run_search(
-            search,
+    with Publisher("search", search.name, workspace, report.parent) as publisher:
+        lab.run_searches(
+            [search],
             workspace,
             roots,
-            bench(),
+            lambda _: bench(),
             storage=storage,
             on_change=_following(search, folder, publisher),
             on_earlier=_tell_earlier,
-            on_trouble=lambda said: note(f"{said}; runs go on, and the search as soon as it gets an answer"),
+            on_trouble=tell_trouble,
         )
         _finish(publisher)
     return read_trials(folder)
 
 
-def _is_told(search: SearchSpec, folder: Path, report: Path) -> bool:
+def is_told(search: SearchSpec, workspace: Workspace, report: Path) -> bool:
     """Whether it has come to its end, and its report says so."""
-    page = report / "index.html"
+    page, folder = report / "index.html", workspace.search(search.name)
     told = is_concluded(search, folder) and page.exists()
     return told and page.stat().st_mtime >= (folder / "concluded").stat().st_mtime
 
 
-def _following(search: SearchSpec, folder: Path, publisher: Publisher) -> Callable[[], None]:
-    """What to call often: it tells of each trial that has ended, and has the report written now and then."""
-    known, due, last = {trial.number for trial in _ended(folder)}, False, -math.inf
+def telling(search: SearchSpec, folder: Path, name: str = "") -> Callable[[], bool]:
+    """What to call often: it tells of each trial that has ended since, behind `name`, and returns whether there was one."""
+    known, file, seen = {trial.number for trial in _ended(folder)}, folder / "trials.json", None
 
-    def follow() -> None:
-        nonlocal due, last
+    def tell() -> bool:
+        nonlocal seen
+        before, seen = seen, file.stat().st_mtime_ns if file.exists() else None
+        if seen == before:
+            return False
         fresh = [trial for trial in _ended(folder) if trial.number not in known]
         for trial in fresh:
             known.add(trial.number)
-            note(trial_text(search, trial, read_trials(folder)))
-        due = due or bool(fresh)
+            note(name + trial_text(search, trial, read_trials(folder)))
+        return bool(fresh)
+
+    return tell
+
+
+def tell_trouble(said: str) -> None:
+    note(f"{said}; runs go on, and the search as soon as it gets an answer")
+
+
+def _following(search: SearchSpec, folder: Path, publisher: Publisher) -> Callable[[], None]:
+    """What to call often: it tells of each trial that has ended, and has the report written now and then."""
+    tell, due, last = telling(search, folder), False, -math.inf
+
+    def follow() -> None:
+        nonlocal due, last
+        due = tell() or due
         if due and time.monotonic() - last > PUBLISH_SECONDS and publisher.ask("report"):
             due, last = False, time.monotonic()
 
     return follow
 
 
-def publish(search: SearchSpec, workspace: Workspace, reports: Path) -> None:
-    """Report and MLflow, from what there is."""
-    with Publisher("search", search.name, workspace, reports) as publisher:
+def publish(search: SearchSpec, workspace: Workspace, reports: Path, asked_by: str | None = None) -> None:
+    """Report and MLflow, from what there is. `asked_by`: the study whose arm it tunes."""
+    with Publisher("search", search.name, workspace, reports, asked_by) as publisher:
         _finish(publisher)
 
 

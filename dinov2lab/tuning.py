@@ -1,12 +1,13 @@
-"""Tuning the arms of a study before it runs: a search for each place, one after the other, at one and the same budget."""
+"""Tuning the arms of a study before it runs: a search for each place, side by side, at one and the same budget."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dinov2lab import searching
 from dinov2lab.lab.standing import standings
-from dinov2lab.searching import point_text, run_search
+from dinov2lab.searching import point_text
 from dinov2lab.spec.cost import images_of_run
 from dinov2lab.spec.points import runs_at
 from dinov2lab.spec.resources import Resources
@@ -38,12 +39,7 @@ def tune_here(
     from dinov2lab.lab.bench import LocalBench
 
     bench = LocalBench(workspace, roots, resources, jobs)
-    bench.kept = True
-    try:
-        done = tune(study, workspace, roots, reports, lambda *_: bench)
-    finally:
-        bench.kept = False
-        bench.dismiss()
+    done = tune(study, workspace, roots, reports, lambda *_: bench, jobs)
     for cell in expand(done):
         resources.check(cell.spec)
     return done
@@ -55,23 +51,57 @@ def tune(
     roots: "Roots",
     reports: Path,
     bench: Callable[[Place, SearchSpec], "Bench"],
+    jobs: int,
 ) -> Study:
     """`study` at what its searches found, of which nothing is left to do. The same call goes on.
 
-    Raises ValueError where no trial of a search runs to its end.
+    `jobs` runs go on at a time, as many in each search: so none of them asks with less known than another. With fewer than
+    there are searches, each asks for one point after the other and repeats trial by trial. Raises ValueError where no trial
+    of a search runs to its end.
     """
     if study.tune and study.tune.per == "arm":
         note(ONCE)
+    places = {search.name: place for place, search in searches(study).items()}
+    each, todo = max(1, jobs // len(places)), list[SearchSpec]()
     for place, search in searches(study).items():
-        note(f"{words(place)} is tuned first: {search.name}, {budget_text(search)}")
-        at = partial(bench, place, search)
-        trials = run_search(search, workspace, roots, reports / search.name, at, None, asked_by=study.name)
-        if not best_trials(search, trials):
-            reasons = [trial.reason for trial in trials if trial.state == "failed"]
-            raise ValueError(
-                f"{words(place)} cannot be tuned: no trial of {search.name} ran to its end"
-                + (f" ({reasons[-1]})" if reasons else "")
-            )
+        if searching.is_told(search, workspace, reports / search.name):
+            _refuse_barren(place, search, workspace)
+        else:
+            note(f"{words(place)} is tuned first: {search.name}, {budget_text(search)}")
+            todo.append(search)
+    tell = [searching.telling(search, workspace.search(search.name), f"{search.name}   ") for search in todo]
+    writer, written = ThreadPoolExecutor(1), list[Future[None]]()  # a report at a time, while other searches go on
+
+    def ended(search: SearchSpec) -> None:
+        written.append(writer.submit(searching.publish, search, workspace, reports, study.name))
+        _refuse_barren(places[search.name], search, workspace)
+
+    def follow() -> None:
+        for told in tell:
+            told()
+
+    from dinov2lab.lab.search import run_searches
+
+    try:
+        run_searches(
+            todo,
+            workspace,
+            roots,
+            lambda search: bench(places[search.name], search),
+            on_change=follow,
+            on_trouble=searching.tell_trouble,
+            on_end=ended,
+            side_by_side=max(1, jobs // each),
+            each=each,
+        )
+        for report in written:
+            report.result()
+    finally:
+        writer.shutdown(cancel_futures=True)
+    return _at_best(study, workspace)
+
+
+def _at_best(study: Study, workspace: Workspace) -> Study:
     done = studies.tuned_here(study, workspace)
     assert done.tune
     assert not done.untuned
@@ -79,6 +109,16 @@ def tune(
         found = done.tune.found[str(place)]
         note(f"{words(place)}: {point_text(found.point)}, of {found.points} points the best on val; now fresh seeds")
     return done
+
+
+def _refuse_barren(place: Place, search: SearchSpec, workspace: Workspace) -> None:
+    trials = read_trials(workspace.search(search.name))
+    if not best_trials(search, trials):
+        reasons = [trial.reason for trial in trials if trial.state == "failed"]
+        raise ValueError(
+            f"{words(place)} cannot be tuned: no trial of {search.name} ran to its end"
+            + (f" ({reasons[-1]})" if reasons else "")
+        )
 
 
 def words(place: Place) -> str:

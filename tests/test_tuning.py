@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +83,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     monkeypatch.setattr(search_mirror, "try_sync", lambda *_: None)  # tested in test_search_mirror.py
     monkeypatch.setattr(searching, "Publisher", Here)
     monkeypatch.setattr(opening, "refuse_absent", opened)
-    monkeypatch.setattr(lab_search, "work_at", partial(lab_search.work_at, every=0.0))
+    monkeypatch.setattr(lab_search, "POLL", 0.0)
     for folder in ("experiments", "ablations", "images"):
         Path(folder).mkdir()
     Path("images/one.png").write_bytes(fabricated.PNG)
@@ -94,13 +93,14 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     return Workspace(Path("lab"))
 
 
-def tuned(lab: Workspace, bench: type[synthetic.Bench] = synthetic.Bench, **how: Any) -> Study:
+def tuned(lab: Workspace, bench: type[synthetic.Bench] = synthetic.Bench, jobs: int = 1, **how: Any) -> Study:
     return tuning.tune(
         studies.as_it_stands(load_study("ablations/warmth.yaml"), lab),
         lab,
         Roots(Path(), lab.cache),
         Path("reports"),
-        lambda *_: bench(lab, paced=True, **how),
+        lambda *_: bench(lab, jobs, paced=True, **how),
+        jobs,
     )
 
 
@@ -155,11 +155,33 @@ def test_tuned_for_each_seed_it_runs_each_at_the_best_point_of_its_own_search(la
     assert cold[0] != cold[1]
     assert studies.as_it_stands(before, lab) == study
     more = study.with_more_seeds(1)
-    whole = tuning.tune(more, lab, Roots(Path(), lab.cache), Path("reports"), lambda *_: synthetic.Bench(lab))
+    whole = tuning.tune(more, lab, Roots(Path(), lab.cache), Path("reports"), lambda *_: synthetic.Bench(lab), 1)
     assert expand(whole)[:4] == expand(study)
     assert len(expand(whole)) == 6
     studies.record(whole, lab)
     assert studies.as_it_stands(before, lab) == whole
+
+
+@pytest.mark.parametrize(("jobs", "at_once"), [(1, 1), (3, 1), (8, 2)])
+def test_searches_go_side_by_side_with_as_many_runs_each(lab: Workspace, jobs: int, at_once: int) -> None:
+    """One run at a time in each: what it finds does not depend on how many others go on."""
+    Path("ablations/warmth.yaml").write_text(STUDY.replace("budget: {trials: 6}", "budget: {trials: 6}, per: seed"))
+    most, alone = dict[str, int](), Workspace(Path("alone"))
+
+    class Watching(synthetic.Bench):
+        def tend(self) -> None:
+            there = {file.parent.name: read_trials(file.parent) for file in lab.searches.glob("*/trials.json")}
+            running = {name: sum(trial.state == "running" for trial in trials) for name, trials in there.items()}
+            most.update({name: max(count, most.get(name, 0)) for name, count in running.items()})
+            most["all"] = max(sum(running.values()), most.get("all", 0))
+            super().tend()
+
+    study = tuned(lab, bench=Watching, jobs=jobs)
+    assert most.pop("all") == min(jobs, 4 * at_once)
+    assert set(most.values()) == {at_once}
+    if at_once == 1:
+        assert study == tuned(alone)
+    assert {file.name for file in Path("reports").iterdir()} == {each.name for each in searches(study).values()}
 
 
 def test_on_a_cluster_the_runs_of_the_searches_are_jobs_and_then_those_of_the_study(
@@ -167,7 +189,9 @@ def test_on_a_cluster_the_runs_of_the_searches_are_jobs_and_then_those_of_the_st
 ) -> None:
     benches, launched = list[Any](), list[Study]()
 
-    def bench(name: str, base: RunSpec, workspace: Workspace, roots: Roots, profile: Any, jobs: int) -> synthetic.Bench:
+    def bench(
+        name: str, base: RunSpec, workspace: Workspace, roots: Roots, profile: Any, jobs: int, queue: slurm.Queue
+    ) -> synthetic.Bench:
         benches.append((name, base.objective.teacher.temperature, profile.hours, jobs))
         return synthetic.Bench(workspace, jobs)
 
@@ -202,12 +226,10 @@ def test_a_tuning_that_was_stopped_goes_on(lab: Workspace, tmp_path: Path) -> No
                 raise Stop
             super().tend()
 
-    study, stops = load_study("ablations/warmth.yaml"), 0
+    stops = 0
     while True:
         try:
-            done = tuning.tune(
-                study, lab, Roots(Path(), lab.cache), Path("reports"), lambda *_: Stopping(lab, paced=True)
-            )
+            done = tuned(lab, bench=Stopping)
             break
         except Stop:
             stops += 1
@@ -223,7 +245,7 @@ def stopped(lab: Workspace) -> None:
 
     class Stopping(synthetic.Bench):
         def tend(self) -> None:
-            if self.started and not lab.run(self.started[-1]).outcome() and lab.search("warmth.warm").exists():
+            if self.started and read_trials(lab.search("warmth.warm")):
                 raise Stop
             super().tend()
 

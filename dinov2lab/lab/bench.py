@@ -30,7 +30,6 @@ class LocalBench:
         self._place = place_of_work(workspace, roots, resources)
         self._workers: list[Worker] = []
         self._stillborn = 0
-        self.kept = False  # whether idle workers wait for another search
 
     def tend(self) -> None:
         """Bury the dead, and say of a run that kills its process again and again that it failed (attempts.py).
@@ -72,7 +71,6 @@ class LocalBench:
                 worker.tell({"stop": run})
 
     def dismiss(self) -> None:
-        """Ask all that do not wait for another search to write a checkpoint and leave, and wait for them."""
-        leaving = [worker for worker in self._workers if worker.run is not None or not self.kept]
-        dismiss(leaving)
-        self._workers = [worker for worker in self._workers if worker not in leaving]
+        """Ask all to write a checkpoint and leave, and wait for them."""
+        dismiss(self._workers)
+        self._workers.clear()

@@ -57,8 +57,17 @@ class _End(NamedTuple):
 class Desk:
     """One process's part in a search."""
 
-    def __init__(self, search: SearchSpec, workspace: Workspace, bench: Bench, storage: str | None = None) -> None:
-        self._search, self._workspace, self._bench, self._url = search, workspace, bench, storage
+    def __init__(
+        self,
+        search: SearchSpec,
+        workspace: Workspace,
+        bench: Bench,
+        storage: str | None = None,
+        jobs: int | None = None,
+    ) -> None:
+        """`jobs`: trials at a time; none given, as many as the bench takes."""
+        self.search, self._workspace, self._bench, self._url = search, workspace, bench, storage
+        self._jobs = jobs or bench.jobs
         self._folder = workspace.search(search.name)
         self._tasks, self._gaussian = dict[int, _Task](), Gaussian()
         with self._alone():
@@ -76,21 +85,21 @@ class Desk:
         """
         began, taken = time.monotonic(), False
         while not taken:
-            with atomic.locked(self._folder / "lock", wait=False) as taken, using(self._search, self._url):
+            with atomic.locked(self._folder / "lock", wait=False) as taken, using(self.search, self._url):
                 if taken:
                     yield
             if not taken and time.monotonic() - began > LONG:
-                raise StorageError(f"search {self._search.name} is locked by another process: {self._folder / 'lock'}")
+                raise StorageError(f"search {self.search.name} is locked by another process: {self._folder / 'lock'}")
             if not taken:
                 time.sleep(BETWEEN)
 
     def _enqueue(self) -> None:
         """The points to try first, those of a person before those of other searches, which are taken over once."""
-        for given in self._search.enqueue:
-            point = base_point(self._search) if given == "base" else given
+        for given in self.search.enqueue:
+            point = base_point(self.search) if given == "base" else given
             self._ask_for(point, origin="enqueued")
         had = {each.user_attrs.get("source") for each in self._study.get_trials(deepcopy=False)}
-        for source, point in handed_on(self._search, self._workspace):
+        for source, point in handed_on(self.search, self._workspace):
             if source not in had:
                 self._ask_for(point, origin="transferred", source=source)
 
@@ -103,7 +112,7 @@ class Desk:
         with self._alone():
             self._bench.tend()
             changed = [self._advance(task) for task in sorted(self._tasks.values(), key=lambda task: task.trial.number)]
-            while len(self._tasks) < self._bench.jobs and (trial := self._next()):
+            while len(self._tasks) < self._jobs and (trial := self._next()):
                 self._take(trial)
                 changed.append(True)
             if any(changed):
@@ -112,8 +121,9 @@ class Desk:
             return bool(self._tasks or self._in_state(TrialState.RUNNING))
 
     def conclude(self) -> None:
-        """Say that nothing is left to do."""
-        atomic.write_text(self._folder / "concluded", as_stored(self._search))
+        """Say that nothing is left to do, and keep nothing for it."""
+        self.leave()
+        atomic.write_text(self._folder / "concluded", as_stored(self.search))
 
     def leave(self) -> None:
         """Let others have the trials that are under way."""
@@ -131,10 +141,10 @@ class Desk:
                 self._study.sampler = self._sampler(found.number)
                 return optuna.Trial(self._study, found._trial_id)
         waiting, trials = self._in_state(TrialState.WAITING), self._records()
-        if not within_budget(self._search, trials.values(), self._workspace):
+        if not within_budget(self.search, trials.values(), self._workspace):
             return None
         if not any("parent" in each.user_attrs for each in waiting):
-            if self._search.rungs and (stopped := promotable(trials, self._search)):
+            if self.search.rungs and (stopped := promotable(trials, self.search)):
                 self._promote(stopped)
             elif points_asked(trials.values()) >= self._most():
                 return None
@@ -147,22 +157,22 @@ class Desk:
         """By how many points came before: promotions, which fall otherwise in searches of other arms, do not shift it."""
         before = self._study.get_trials(deepcopy=False)[:number]
         asked = sum("parent" not in each.user_attrs for each in before)
-        return sampler(self._search, asked, self._gaussian)
+        return sampler(self.search, asked, self._gaussian)
 
     def _promote(self, stopped: Trial) -> None:
         params = {key: encoded(value) for key, value in stopped.point.items()}
         self._study.enqueue_trial(params, user_attrs={"origin": "promoted", "parent": stopped.number})
 
     def _most(self) -> float:
-        bounds = (self._search.budget.trials, size(self._search))
+        bounds = (self.search.budget.trials, size(self.search))
         return min((bound for bound in bounds if bound is not None), default=math.inf)
 
     def _take(self, trial: optuna.Trial) -> None:
         with ExitStack() as claim:
             claim.enter_context(atomic.locked(self._claim(trial.number)))
-            point = suggest(trial, self._search)
+            point = suggest(trial, self.search)
             try:
-                planned = runs_at(self._search, point)
+                planned = runs_at(self.search, point)
             except ValueError as error:  # values that do not fit each other
                 self._tell(trial, (), _End(TrialState.FAIL, reason=reason_of(error)))
                 return
@@ -215,12 +225,9 @@ class Desk:
                 return None
             if outcome.status == "failed":
                 return _End(TrialState.FAIL, reason=(outcome.error or "failed without a message").splitlines()[-1])
-            values.append([measured(outcome, metric) for metric in self._search.metrics])
-            if bad := [
-                metric
-                for metric, value in zip(self._search.metrics, values[-1], strict=True)
-                if not math.isfinite(value)
-            ]:
+            values.append([measured(outcome, metric) for metric in self.search.metrics])
+            named = zip(self.search.metrics, values[-1], strict=True)
+            if bad := [metric for metric, value in named if not math.isfinite(value)]:
                 return _End(TrialState.FAIL, reason=f"{bad[0]} is no number")
             if self._stops_after_seed(task, place, values):
                 return _End(TrialState.COMPLETE, means(values), f"stopped after {place + 1} seeds", stopped=True)
@@ -228,8 +235,8 @@ class Desk:
 
     def _look(self, task: _Task, folder: RunFolder) -> _End | None:
         """Read what the run has written since, one look at val after the other; the end of the trial, if one says so."""
-        metric = next(iter(self._search.metrics))
-        single = len(task.planned) == 1 and len(self._search.metrics) == 1
+        metric = next(iter(self.search.metrics))
+        single = len(task.planned) == 1 and len(self.search.metrics) == 1
         if not task.judged and (end := self._stopped(task)):
             return end
         for row in self._new_rows(task, folder):
@@ -251,15 +258,15 @@ class Desk:
         yield from rows
 
     def _stopped(self, task: _Task) -> _End | None:
-        if not self._search.rungs or task.cached or not task.seen:
+        if not self.search.rungs or task.cached or not task.seen:
             return None
         trials = self._records()
-        at = stops_at(trials[task.trial.number], trials, self._search)
+        at = stops_at(trials[task.trial.number], trials, self.search)
         return _End(TrialState.PRUNED, reason=f"stopped at the rung of {at} images") if at is not None else None
 
     def _stops_after_seed(self, task: _Task, place: int, values: list[list[float]]) -> bool:
         """Wilcoxon over seeds; with other pruners the seeds' values are only told."""
-        if len(task.planned) == 1 or len(self._search.metrics) > 1:
+        if len(task.planned) == 1 or len(self.search.metrics) > 1:
             return False
         if place not in task.seen:
             task.trial.report(values[place][0], step=place)
@@ -286,7 +293,7 @@ class Desk:
 
     def _records(self) -> dict[int, Trial]:
         trials = self._study.get_trials(deepcopy=False)
-        return {each.number: record_of(each, self._search) for each in trials if each.state != TrialState.WAITING}
+        return {each.number: record_of(each, self.search) for each in trials if each.state != TrialState.WAITING}
 
     def _write(self) -> None:
         write_trials(self._folder, list(self._records().values()))

@@ -1,7 +1,7 @@
-"""Running a search: one process's part in it, from its first turn to its end, whatever its storage does meanwhile."""
+"""Running searches: one process's part in them, from the first turn to the end, whatever their storage does meanwhile."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from dinov2lab.data.source import Roots
 from dinov2lab.lab import opening
@@ -18,31 +18,40 @@ POLL = 0.5  # seconds
 PATIENCE = 600.0  # seconds without an answer of the storage, or of Slurm
 
 
-def run_search(
-    search: SearchSpec,
+def run_searches(
+    searches: Sequence[SearchSpec],
     workspace: Workspace,
     roots: Roots,
-    bench: Bench,
+    bench: Callable[[SearchSpec], Bench],
     *,
-    storage: str | None,
     on_change: Callable[[], None],
-    on_earlier: Callable[[list[Fitting]], None],
     on_trouble: Callable[[str], None],
+    on_earlier: Callable[[list[Fitting]], None] = lambda _: None,
+    on_end: Callable[[SearchSpec], None] = lambda _: None,
+    storage: str | None = None,
+    side_by_side: int = 1,
+    each: int | None = None,
 ) -> None:
-    """Work on `search` at `bench` until its budget is spent and every trial has ended, beside whoever else does.
+    """Work on `searches`, each at its `bench`, until budgets are spent and trials have ended, beside whoever else does.
 
-    `on_change` is called about twice a second, `on_earlier` once, with what earlier work had to give, `on_trouble` when the
-    storage or Slurm stops answering, with what it says. Raises ValueError where a source or the storage cannot be opened, or
-    does not answer for long; KeyboardInterrupt, after the workers have written their checkpoints.
+    So many go on `side_by_side`, each with so many runs at a time; none given, as many as its bench takes. `on_change` is
+    called about twice a second, `on_earlier` once for each, with what earlier work had to give, `on_end` when one has ended,
+    `on_trouble` when the storage or Slurm stops answering, with what it says. Raises ValueError where a source or the storage
+    cannot be opened, or does not answer for long; KeyboardInterrupt, after the workers have written their checkpoints.
     """
-    opening.refuse_absent(_sources(search), roots)  # a wrong path is said once, and before anything starts
-    desk = Desk(search, workspace, bench, storage)
-    on_earlier(desk.earlier)
+    sources = dict.fromkeys(uri for search in searches for uri in _sources(search))
+    opening.refuse_absent(sources, roots)  # a wrong path is said once, and before anything starts
+    benches = {search.name: bench(search) for search in searches}
+    desks = [Desk(search, workspace, benches[search.name], storage, each) for search in searches]
+    for desk in desks:
+        on_earlier(desk.earlier)
     try:
-        work_at(desk, on_change, on_trouble)
+        work_at(desks, on_change, on_trouble, on_end=on_end, side_by_side=side_by_side)
     finally:
-        bench.dismiss()
-        desk.leave()
+        for taken in benches.values():
+            taken.dismiss()
+        for desk in desks:
+            desk.leave()
     on_change()
 
 
@@ -52,20 +61,31 @@ def _sources(search: SearchSpec) -> dict[str, None]:
     return dict.fromkeys(uri for spec in specs for uri in spec.sources())
 
 
-def work_at(desk: Desk, on_change: Callable[[], None], on_trouble: Callable[[str], None], every: float = POLL) -> None:
+def work_at(
+    desks: Sequence[Desk],
+    on_change: Callable[[], None],
+    on_trouble: Callable[[str], None],
+    *,
+    on_end: Callable[[SearchSpec], None] = lambda _: None,
+    side_by_side: int = 1,
+) -> None:
     """Turn after turn until all is done. A storage or a Slurm that is away is waited for, while the runs go on."""
-    going, away = True, None
-    while going:
+    left, away = list(desks), None
+    while left:
         try:
-            if not (going := desk.turn()):
-                desk.conclude()
+            for desk in left[:side_by_side]:
+                if not desk.turn():
+                    desk.conclude()
+                    left.remove(desk)
+                    on_end(desk.search)
             away = None
         except (StorageError, SlurmError) as error:
-            desk.leave()  # all that it has in mind: as after a kill, the next turn takes the trials up from what was told
+            for desk in left:
+                desk.leave()  # all that it has in mind: as after a kill, the next turn takes up what was told
             if away is None:
                 on_trouble(str(error))
             away = away or time.monotonic()
             if time.monotonic() - away > PATIENCE:
                 raise
         on_change()
-        time.sleep(every)
+        time.sleep(POLL)

@@ -1,7 +1,9 @@
 """Slurm's own commands, for what needs no accounting database: the queue, one job, the end of jobs."""
 
+import math
 import re
 import subprocess
+import time
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -32,6 +34,19 @@ def queue() -> dict[str, Queued]:
         job, state, reason, name = line.split("|", 3)
         found[job] = Queued(state, reason, name)
     return found
+
+
+class Queue:
+    """What squeue answered last, for those who look at it together."""
+
+    def __init__(self) -> None:
+        self.jobs = dict[str, Queued]()
+        self._asked = -math.inf
+
+    def ask(self, older_than: float = 0.0) -> None:
+        """Once more, unless the last answer is of less than so many seconds ago. Raises SlurmError."""
+        if time.monotonic() - self._asked >= older_than:
+            self.jobs, self._asked = queue(), time.monotonic()
 
 
 def there() -> bool:

@@ -65,10 +65,6 @@ def test_one_process_computes_run_after_run_and_a_stopped_one_goes_on_later(
     assert outcome
     assert outcome.status == "finished"
     assert len(bench._workers) == 1
-    bench.kept = True
-    bench.dismiss()
-    assert [worker.alive() for worker in bench._workers] == [True]
-    bench.kept = False
 
 
 def kill(bench: LocalBench) -> None:

@@ -13,6 +13,7 @@ from postgres import SECRET, Server
 from synthetic import Bench
 from tiny import RECIPE, dinov2lab
 
+from dinov2lab.lab import search as lab_search
 from dinov2lab.lab.desk import Desk
 from dinov2lab.lab.proposals import StorageError
 from dinov2lab.lab.search import work_at
@@ -83,7 +84,7 @@ def test_processes_of_which_one_is_killed_end_it_as_one_with_a_journal(server: S
         assert steps == sorted(set(steps))
 
 
-def test_a_server_that_goes_away_is_waited_for(server: Server, tmp_path: Path) -> None:
+def test_a_server_that_goes_away_is_waited_for(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     search = synthetic.search(pruner=ASHA, sampler={"kind": "tpe", "startup": 3})
     calm, place = synthetic.workspace(tmp_path / "calm"), synthetic.workspace(tmp_path)
     work(Desk(search, calm, Bench(calm, paced=True)))
@@ -99,7 +100,8 @@ def test_a_server_that_goes_away_is_waited_for(server: Server, tmp_path: Path) -
         troubles.append(said)
         server.start()
 
-    work_at(Desk(search, place, Bench(place, paced=True), server.url), turned, trouble, every=0.0)
+    monkeypatch.setattr(lab_search, "POLL", 0.0)
+    work_at([Desk(search, place, Bench(place, paced=True), server.url)], turned, trouble)
     assert len(troubles) == 2
     assert not [said for said in troubles if "\n" in said or SECRET in said]
     assert told(search, place) == told(search, calm)
