@@ -3,8 +3,9 @@
 from typing import Protocol
 
 from dinov2lab.data.source import Roots
+from dinov2lab.lab.devices import free_gpus
 from dinov2lab.lab.outcome import give_up
-from dinov2lab.lab.workers import ENOUGH, Worker, cause, dismiss, place_of_work
+from dinov2lab.lab.workers import ENOUGH, Worker, cause, dismiss, least_loaded, place_of_work
 from dinov2lab.spec.points import Planned
 from dinov2lab.spec.resources import Resources
 from dinov2lab.store import disk
@@ -25,9 +26,12 @@ class Bench(Protocol):
 
 
 class LocalBench:
+    """Where there are GPUs that nobody uses, each process sees one of them alone."""
+
     def __init__(self, workspace: Workspace, roots: Roots, resources: Resources, jobs: int) -> None:
         self.jobs, self._workspace = jobs, workspace
         self._place = place_of_work(workspace, roots, resources)
+        self._devices = free_gpus() if resources.device != "cpu" else ()
         self._workers: list[Worker] = []
         self._stillborn = 0
 
@@ -60,7 +64,7 @@ class LocalBench:
     def start(self, planned: Planned) -> None:
         worker = next((each for each in self._workers if each.run is None and each.alive()), None)
         if worker is None:
-            worker = Worker("trial_worker", self._place)
+            worker = Worker("trial_worker", self._place, least_loaded(self._devices, self._workers))
             self._workers.append(worker)
         worker.run = planned.run
         worker.tell({"run": planned.run, "spec": planned.spec.model_dump(mode="json")})

@@ -1,12 +1,11 @@
 """Running a study on this machine: workers that share the plan, failures that stay cells, a mirror that follows."""
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 from dinov2lab.data.source import Roots
 from dinov2lab.lab.outcome import give_up
-from dinov2lab.lab.workers import ENOUGH, Worker, cause, dismiss, place_of_work
+from dinov2lab.lab.workers import ENOUGH, Worker, cause, dismiss, least_loaded, place_of_work
 from dinov2lab.spec.resources import Resources
 from dinov2lab.spec.study import Cell, Study, expand
 from dinov2lab.store import atomic, disk, garbage
@@ -96,12 +95,8 @@ class _Crew:
         idle = sum(worker.run is None for worker in self.workers)  # on their way to one of them
         for _ in range(min(self._jobs - len(self.workers), len(free) - idle)):
             plan = self._place | {"specs": [cell.spec.model_dump_json() for cell in self._cells]}
-            self.workers.append(Worker("worker", plan, self._device()))
-
-    def _device(self) -> str | None:
-        """One for each process, those that fewest workers have; none where there is no choice."""
-        load = Counter(device for worker in self.workers for device in (worker.device or "").split(","))
-        return ",".join(sorted(self._devices, key=lambda device: load[device])[: self._processes]) or None
+            device = least_loaded(self._devices, self.workers, self._processes)
+            self.workers.append(Worker("worker", plan, device))
 
     @staticmethod
     def _open(folder: RunFolder) -> bool:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
@@ -89,6 +90,12 @@ class Worker:
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
+
+
+def least_loaded(devices: Sequence[str], workers: Sequence[Worker], count: int = 1) -> str | None:
+    """So many of `devices`, those that fewest workers have; none where there is no choice."""
+    load = Counter(device for worker in workers for device in (worker.device or "").split(","))
+    return ",".join(sorted(devices, key=lambda device: load[device])[:count]) or None
 
 
 def dismiss(workers: Sequence[Worker]) -> None:

@@ -11,8 +11,14 @@ from pathlib import Path
 import pytest
 from tiny import EMBEDDER, RECIPE, STUDY, interruptible
 
+from dinov2lab.data.source import Roots
+from dinov2lab.lab import bench
 from dinov2lab.lab.devices import free_gpus
 from dinov2lab.lab.workers import Worker
+from dinov2lab.spec.points import Planned
+from dinov2lab.spec.resources import Resources
+from dinov2lab.spec.run import RunSpec
+from dinov2lab.store.folders import Workspace
 
 ROOT = str(Path(__file__).parents[2])
 LONG = RECIPE.replace("steps: 12", "steps: 30000").replace("every: 128", "every: 960000")
@@ -149,6 +155,30 @@ def test_a_worker_sees_the_gpu_that_it_was_given(tmp_path: Path) -> None:
         assert b"CUDA_VISIBLE_DEVICES=7" in words
     finally:
         worker.kill()
+
+
+def test_each_worker_of_a_search_has_a_gpu_of_its_own(
+    nvidia: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Idle:
+        run, begun = None, False
+
+        def __init__(self, _: str, __: object, device: str | None) -> None:
+            self.device = device
+
+        def alive(self) -> bool:
+            return True
+
+        def tell(self, _: object) -> None:
+            pass
+
+    monkeypatch.setattr(bench, "Worker", Idle)
+    place, run = Workspace(tmp_path), Planned("a", RunSpec())
+    for asked, seen in (("cuda", ["0", "2", "0"]), ("cpu", [None] * 3)):
+        made = bench.LocalBench(place, Roots(tmp_path, place.cache), Resources.model_validate({"device": asked}), 3)
+        for _ in range(3):
+            made.start(run)
+        assert [worker.device for worker in made._workers] == seen
 
 
 @pytest.mark.system
