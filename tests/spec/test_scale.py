@@ -112,6 +112,19 @@ def test_the_map_quotes_the_numbers_that_the_study_quotes(name: str) -> None:
     assert bool(numbers) == bool(known)
 
 
+def test_the_map_fills_in_no_result_that_no_report_has() -> None:
+    """What is called run has its intervals in what it links to, and what has a report is not called not run."""
+    assert len(rows()) >= 8
+    for name, line in rows().items():
+        result, held = (cell.strip() for cell in line.split("|")[4:6])
+        reported = any((ROOT / "reports").glob(f"{name}*/report.md"))
+        assert ((result, held) == ("not run", "not run")) == (not reported), name
+        linked = "".join((ROOT / "docs" / link).read_text() for link in re.findall(r"\]\((\.\./[\w./]+)", result))
+        intervals = re.findall(r"[+−][\d.]+ \([+−][\d.]+ to [+−][\d.]+\)", result)
+        assert bool(intervals) == reported, name
+        assert all(interval in linked for interval in intervals), name
+
+
 def test_a_recipe_has_no_profile() -> None:
     recipe = ROOT / "experiments" / "toyweb.yaml"
     assert kind_of(recipe) == "recipe"
