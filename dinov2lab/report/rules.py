@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from dinov2lab.report import tuned, words
+from dinov2lab.report.resampling import sign_flip_difference
 from dinov2lab.report.statistics import (
     Difference,
     Scale,
@@ -13,7 +14,6 @@ from dinov2lab.report.statistics import (
     paired_difference,
     paired_scale,
     seeds_needed,
-    sign_flip_difference,
 )
 from dinov2lab.report.tables import Run, finals
 from dinov2lab.spec.study import Study

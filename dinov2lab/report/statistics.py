@@ -8,8 +8,7 @@ alpha, and what is shown is what decides. There are three rules, one of which a 
     blocked    all arms share one estimate of the spread, that of a randomised block design whose blocks are the seeds;
                together by Dunnett's quantile (Dunnett 1955). Many more degrees of freedom, for one more assumption: that
                seeds scatter alike in all arms
-    sign_flip  exact whatever the differences' distribution, if it is symmetric: subset means are typical values
-               (Hartigan 1969); together by Bonferroni. Wants seven seeds or more
+    sign_flip  exact whatever the differences' distribution, if it is symmetric; together by Bonferroni. See resampling.py
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +24,6 @@ Claim = Literal["better", "worse", "no worse", "not separable", "none"]
 POWER = 0.8  # at which the smallest resolvable difference is stated
 ROUNDING = 1e-9  # relative spread below which differences count as equal in every seed
 MOST_SEEDS = 1000  # that a study is told it would need
-MOST_FLIPPED = 20  # seeds whose signs are flipped one by one: a million ways
 
 
 class Interval(NamedTuple):
@@ -186,9 +184,9 @@ def paired_difference(arm: Sequence[float], baseline: Sequence[float], alpha: fl
     differences = np.asarray(arm, dtype=np.float64) - np.asarray(baseline, dtype=np.float64)  # (n,)
     n = len(differences)
     if n < 2 or not np.isfinite(differences).all():
-        return _unjudged(differences)
+        return unjudged(differences)
     scale = paired_scale(n, alpha, comparisons)
-    return _judged(float(differences.mean()), float(differences.std(ddof=1)), n, scale, alpha, _size(arm, baseline))
+    return _judged(float(differences.mean()), float(differences.std(ddof=1)), n, scale, alpha, size_of(arm, baseline))
 
 
 def blocked_differences(
@@ -202,33 +200,19 @@ def blocked_differences(
     whole = np.array([bool(np.isfinite(row).all()) for row in table])
     n = table.shape[1]
     if n < 2 or not whole[0] or whole.sum() < 2:
-        return tuple(_unjudged(row - table[0]) for row in table[1:])
+        return tuple(unjudged(row - table[0]) for row in table[1:])
     used = table[whole]
     residuals = used - used.mean(axis=1, keepdims=True) - used.mean(axis=0) + used.mean()
     scale = blocked_scale(len(used), n, alpha, comparisons)
     sd = float(np.sqrt(2 * (residuals**2).sum() / scale.df))  # of a difference between two arms
     size = float(np.abs(used).max())
     return tuple(
-        _judged(float((row - table[0]).mean()), sd, n, scale, alpha, size) if good else _unjudged(row - table[0])
+        _judged(float((row - table[0]).mean()), sd, n, scale, alpha, size) if good else unjudged(row - table[0])
         for row, good in zip(table[1:], whole[1:], strict=True)
     )
 
 
-def sign_flip_difference(arm: Sequence[float], baseline: Sequence[float], alpha: float, comparisons: int) -> Difference:
-    """By the rule sign_flip: of the means of all subsets of the differences, those between the k-th from either end."""
-    differences = np.asarray(arm, dtype=np.float64) - np.asarray(baseline, dtype=np.float64)  # (n,)
-    n = len(differences)
-    tail = int(alpha / comparisons * 2**n / 2) if n <= MOST_FLIPPED else 0
-    if not tail or not np.isfinite(differences).all():
-        return _unjudged(differences)
-    if float(np.ptp(differences)) <= ROUNDING * _size(arm, baseline):
-        return Difference(n, float(differences.mean()), None, None, None)
-    members = (np.arange(1, 2**n)[:, None] >> np.arange(n)) & 1  # (subsets, n)
-    means = np.sort(members @ differences / members.sum(axis=1))
-    return Difference(n, float(differences.mean()), Interval(float(means[tail - 1]), float(means[-tail])), None, None)
-
-
-def _unjudged(differences: NDArray[np.float64]) -> Difference:
+def unjudged(differences: NDArray[np.float64]) -> Difference:
     """Without an interval: fewer seeds than one needs, or a value that is no number."""
     n = len(differences)
     mean = float(differences.mean()) if n and np.isfinite(differences).all() else None
@@ -246,7 +230,8 @@ def _judged(mean: float, sd: float, n: int, scale: Scale, alpha: float, size: fl
     return Difference(n, mean, interval, effect * sd, resolvable, sd, standardized)
 
 
-def _size(*values: Sequence[float]) -> float:
+def size_of(*values: Sequence[float]) -> float:
+    """The largest magnitude: what a spread is compared with before it counts as one."""
     return max(float(np.abs(each).max()) for each in values)
 
 

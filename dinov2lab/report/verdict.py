@@ -119,6 +119,8 @@ def _refusal(
         return f"no claim yet: {measured}, with {words.plural(len(waiting), 'planned run')} of the two arms to come"
     if difference.exact and separates(difference, higher_is_better=True) == "none":
         return f"no claim: {measured} in each of {difference.n} seeds alike, which leaves no spread to judge it by"
+    if difference.interval is None and not difference.exact:
+        return f"no claim: {measured}, but {difference.n} seeds are too few for the rule {study.decide.rule}"
     return None
 
 

@@ -1,6 +1,7 @@
 """The rules that studies decide by: they hold their level where they say so, and find what they say they would."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from reported import make_study, write_failure, write_run
 from scipy import stats
 
 from dinov2lab.report.render import write_report
+from dinov2lab.report.resampling import sign_flip_difference, subsets
 from dinov2lab.report.statistics import (
     blocked_differences,
     blocked_scale,
@@ -22,7 +24,6 @@ from dinov2lab.report.statistics import (
     resolvable_effect,
     seeds_needed,
     separates,
-    sign_flip_difference,
     t_interval,
 )
 from dinov2lab.spec.study import Decide, Study, expand
@@ -179,6 +180,33 @@ def test_sign_flip_claims_at_no_more_than_its_level_also_for_heavy_tails(n):
         found += low > 0 or high < 0
     assert found / 2000 <= 0.05 + 3.3 * np.sqrt(0.05 * 0.95 / 2000)
     assert found / 2000 > 0.02
+
+
+@pytest.mark.parametrize("n", [17, 40])
+def test_of_many_seeds_random_subsets_hold_the_level_as_all_of_them_do(n):
+    """The middle of a heavy-tailed distribution is in the interval at the stated rate, neither less nor much more often."""
+    members, studies = subsets(n), 2000
+    assert members.shape[1] == n
+    assert len(np.unique(members, axis=0)) == len(members) > 65_000
+    tail, weights = int(0.05 * (len(members) + 1) / 2), members.T.astype(np.float32)
+    differences = np.random.default_rng(n).standard_t(2, size=(studies, n))
+    sums = (each.astype(np.float32) @ weights for each in np.split(differences, 20))
+    below = np.concatenate([(each < 0).sum(axis=1) for each in sums])
+    outside = (below < tail) | (below > len(members) - tail)
+    assert outside.mean() == pytest.approx(0.05, abs=3.3 * np.sqrt(0.05 * 0.95 / studies))
+    interval = sign_flip_difference(differences[0].tolist(), [0.0] * n, 0.05, 1).interval
+    means = np.sort(members @ differences[0] / members.sum(axis=1))
+    assert interval == pytest.approx((means[tail - 1], means[-tail]))
+
+
+def test_where_failures_leave_sign_flips_too_few_seeds_no_claim_is_made(fabricate, tmp_path):
+    made = fabricate(tuple(range(7)), run=False, decide=Decide(metric="test/knn", rule="sign_flip", looks=1))
+    for cell in made.cells:
+        write_failure(made.workspace, cell, "broken") if cell.seed == 1 else write_run(made.workspace, cell)
+    report = write_report(made.study, made.workspace, tmp_path / "x")
+    told = next(row for row in report.rows if (row.metric, row.arm) == ("test/knn", "retrieved"))
+    assert told.claim == "none"
+    assert re.match(r"no claim: \+[\d.]+ points, but 6 seeds are too few for the rule sign_flip", told.words)
 
 
 def test_six_seeds_are_too_few_for_three_comparisons_by_sign_flips():
