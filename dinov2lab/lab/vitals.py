@@ -1,6 +1,8 @@
 """What a run's machine is at while it is computed: system.jsonl, a row now and then, for MLflow's tab of system metrics.
 
 The names are MLflow's own. Nothing of it is a result: two runs of one id may have been computed side by side with anything.
+Energy is that since the row before: of the GPUs by their power at the row's time, of the CPUs by the counters of their
+packages, whoever used them, where the machine lets them be read.
 """
 
 import json
@@ -19,6 +21,7 @@ from dinov2lab.store.result import RunFolder
 EVERY = 10.0  # seconds
 TAIL = 1 << 16  # bytes of metrics.jsonl that hold its last row
 PROC = Path("/proc")
+PACKAGES = Path("/sys/class/powercap")  # what Intel's and AMD's processors tell of their energy, by RAPL
 
 
 class Busy(NamedTuple):
@@ -29,17 +32,25 @@ class Busy(NamedTuple):
     process: float
 
 
+class Counted(NamedTuple):
+    """By the clock, and by the counters of the CPUs' packages."""
+
+    clock: float  # s
+    packages: dict[str, int]  # microjoules, from zero again after their range
+
+
 @contextmanager
 def taken(folder: RunFolder, every: float = EVERY) -> Iterator[None]:
     """While inside, rows are added from a thread; one at least, at the end, unless the machine tells nothing."""
-    before = _busy()
+    before, counted = _busy(), _counted()
 
     def take() -> None:
-        nonlocal before
+        nonlocal before, counted
         with suppress(OSError, ValueError):  # a full disk ends no run for want of a row
-            now = _busy()
-            row = {"time": round(time.time() * 1000), "images": _images(folder)} | _read(before, now) | _of_gpus()
-            before = now
+            now, count, gpus = _busy(), _counted(), _of_gpus()
+            row = {"time": round(time.time() * 1000), "images": _images(folder)} | _read(before, now) | gpus
+            row |= _energy(counted, count, gpus)
+            before, counted = now, count
             with folder.vitals.open("ab") as file:
                 file.write(json.dumps(row).encode() + b"\n")
 
@@ -92,6 +103,32 @@ def _read(before: Busy | None, now: Busy | None) -> dict[str, float]:
     if "VmRSS" in (own := _kilobytes(PROC / "self/status")):
         values["system/process_memory_megabytes"] = own["VmRSS"] / 1024
     return {name: round(value, 2) for name, value in values.items()}
+
+
+def _counted() -> Counted:
+    packages = {}
+    for folder in PACKAGES.glob("intel-rapl:*"):  # AMD's too; -mmio tells of the same ones again
+        with suppress(OSError, ValueError):  # most systems let none but root read them
+            if (folder / "name").read_text().startswith("package"):  # what is below a package is in its count
+                packages[folder.name] = int((folder / "energy_uj").read_text())
+    return Counted(time.monotonic(), packages)
+
+
+def _energy(before: Counted, now: Counted, gpus: dict[str, float]) -> dict[str, float]:
+    """Joules between two looks, of what is known."""
+    values = {}
+    if watts := [value for name, value in gpus.items() if name.endswith("power_usage_watts")]:
+        values["system/gpu_energy_joules"] = sum(watts) * (now.clock - before.clock)
+    if now.packages and now.packages.keys() == before.packages.keys():
+        with suppress(OSError, ValueError):
+            spent = [_since(name, before.packages[name], count) for name, count in now.packages.items()]
+            values["system/cpu_energy_joules"] = sum(spent) / 1e6
+    return {name: round(value, 3) for name, value in values.items()}
+
+
+def _since(package: str, before: int, now: int) -> int:
+    again = int((PACKAGES / package / "max_energy_range_uj").read_text()) if now < before else 0
+    return now + again - before
 
 
 def _kilobytes(file: Path) -> dict[str, float]:

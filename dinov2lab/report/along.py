@@ -19,11 +19,12 @@ AXES = {
     "images_seen": "images seen",
     "flops": "FLOPs",
 }
-Price = Literal["images", "flops", "hours"]
+Price = Literal["images", "flops", "hours", "energy"]
 PRICES: dict[Price, tuple[str, Callable[[Cost], float]]] = {
     "images": ("images seen", lambda cost: cost.images),
     "flops": ("FLOPs", lambda cost: cost.flops),
     "hours": ("hours of training", lambda cost: cost.seconds / 3600),
+    "energy": ("kWh", lambda cost: sum(cost.energy.values())),
 }
 
 
@@ -103,6 +104,12 @@ def possible(metric: str, interval: Interval | None) -> Interval | None:
     return Interval(min(max(interval.low, 0.0), 1.0), min(max(interval.high, 0.0), 1.0))
 
 
+def prices(costs: Sequence[Cost]) -> tuple[Price, ...]:
+    """Those that are known of every arm: energy only where the same parts of all machines told of it."""
+    told = {frozenset(cost.energy) for cost in costs}
+    return tuple(price for price in PRICES if price != "energy" or (len(told) == 1 and told != {frozenset()}))
+
+
 def buys(study: Study, runs: tuple[Run, ...], costs: Sequence[Cost]) -> tuple[Buy, ...]:
     """Nothing where all arms cost the same, in images and in FLOPs."""
     metric = study.decide.metric
@@ -123,7 +130,8 @@ def buys(study: Study, runs: tuple[Run, ...], costs: Sequence[Cost]) -> tuple[Bu
             for other, _ in there
         )
 
-    return tuple(Buy(cost.arm, cost, mean, tuple(p for p in PRICES if front(cost, p))) for cost, mean in there)
+    known = prices(costs)
+    return tuple(Buy(cost.arm, cost, mean, tuple(p for p in known if front(cost, p))) for cost, mean in there)
 
 
 def _differ(values: Sequence[float]) -> bool:

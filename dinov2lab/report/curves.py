@@ -2,27 +2,55 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from dinov2lab.report import words
 from dinov2lab.report.figures import Line, Panel, thinned
 from dinov2lab.report.references import references
-from dinov2lab.report.tables import Run
+from dinov2lab.report.tables import Run, by_arm
 from dinov2lab.spec.run import RunSpec
 from dinov2lab.spec.study import Study
 
 LEARNING = ("loss/total", "loss/dino_global", "loss/dino_local", "loss/ibot", "loss/koleo")
 HEALTH = ("health/feature_std", "health/rankme", "teacher/entropy", "student/entropy", "gradient/norm")
 LOOKS = ("val/", "student/val/")  # of the teacher, and of the student where a recipe asks for it
+BEST = "choice/images_at_best_"  # what a result says of the best look by a metric whose slashes are lines
 MOST_LINES = 60  # of one figure; of more runs an arm's median is drawn, and their spread
 UNIFORM = ("loss/dino_global", "loss/dino_local", "loss/ibot", "teacher/entropy", "student/entropy")
 
 
+@dataclass(frozen=True)
+class Best:
+    """When an arm's looks at val were best by one metric, in images seen: over its finished runs."""
+
+    arm: str
+    metric: str
+    middle: float  # the median
+    first: float
+    last: float
+
+
 def learning(study: Study, runs: Sequence[Run]) -> tuple[Panel, ...]:
     """Accuracies on val with their reference rows, the teacher's and the student's; then the loss terms."""
-    names = dict.fromkeys(name for run in runs for row in run.rows for name in row if name.startswith(LOOKS))
-    return _panels(study, runs, (*names, *LEARNING))
+    return _panels(study, runs, (*_looks(runs), *LEARNING))
+
+
+def _looks(runs: Sequence[Run]) -> list[str]:
+    """The metrics that looks at val had."""
+    return list(dict.fromkeys(name for run in runs for row in run.rows for name in row if name.startswith(LOOKS)))
+
+
+def best_looks(study: Study, runs: tuple[Run, ...]) -> tuple[Best, ...]:
+    """By each metric of the looks and each arm; nothing where the recipe asks for no `looks`."""
+    found = []
+    for metric in _looks(runs):
+        name = BEST + metric.replace("/", "_")
+        for arm in study.arms:
+            if seen := [run.finals[name] for run in by_arm(runs).get(arm.name, ()) if name in run.finals]:
+                found.append(Best(arm.name, metric, float(np.median(seen)), min(seen), max(seen)))
+    return tuple(found)
 
 
 def health(study: Study, runs: Sequence[Run]) -> tuple[Panel, ...]:

@@ -124,6 +124,7 @@ def _view(study: Study, runs: tuple[Run, ...], pool: bool) -> dict[str, Any]:
         "learnt": references.learnt(study, gains),
         "doubtful": any(gain.difference.n > 1 and not gain.beats for gain in gains),
         "learning": curves.learning(study, runs),
+        "best_looks": curves.best_looks(study, runs),
         "health": curves.health(study, runs),
         "panel": figures.panel,
         "curations": funnel.curations(study, runs),
@@ -147,17 +148,15 @@ def _metric(study: Study, runs: tuple[Run, ...], metric: str, against: verdict.G
 
 def _along(study: Study, runs: tuple[Run, ...], costs: Sequence[tables.Cost]) -> dict[str, Any]:
     """What is along the study's axis, and what quality costs."""
-    found, buys = along.curves(study, runs), along.buys(study, runs, costs)
+    found, buys, prices = along.curves(study, runs), along.buys(study, runs, costs), along.prices(costs)
     place, metric = {arm.name: index for index, arm in enumerate(study.arms)}, study.decide.metric
     return {
         "along": [(curve, axisplots.curve(curve, place)) for curve in found],
         "possible": along.possible,
         "ahead": scaling.AHEAD,
         "buys": buys,
-        "prices": along.PRICES,
-        "fronts": [
-            (along.PRICES[price][0], axisplots.front(buys, metric, price, place)) for price in along.PRICES if buys
-        ],
+        "prices": {price: along.PRICES[price] for price in prices},
+        "fronts": [(along.PRICES[price][0], axisplots.front(buys, metric, price, place)) for price in prices if buys],
     }
 
 

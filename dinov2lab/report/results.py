@@ -50,6 +50,7 @@ def _measured(run: Run, share: int) -> Iterable[Measured]:
     if finals and run.outcome and run.outcome.cost:
         finals |= {f"cost/{name}": float(number) for name, number in run.outcome.cost.model_dump().items()}
         finals |= {"cost/parameters": float(run.outcome.parameters)} if run.outcome.parameters else {}
+        finals |= {f"cost/{part}_kwh": spent for part, spent in run.energy.items()}
     for row in thinned(run.rows, share):
         for metric, number in row.items():
             if metric not in NOT_METRICS and not (row["step"] >= last and metric in finals):

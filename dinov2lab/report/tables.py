@@ -1,8 +1,8 @@
 """What a study left on disk, as rows: read once, and shown only from here, so that every number has its run."""
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 from dinov2lab.report import words
 from dinov2lab.spec.run import RunSpec
 from dinov2lab.spec.study import Study, expand
+from dinov2lab.store.energy import kilowatt_hours
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.result import RunFolder, RunResult
 
@@ -34,6 +35,7 @@ class Run:
     rows: tuple[dict[str, Any], ...]  # of metrics.jsonl: all, or evenly spaced ones
     provenance: dict[str, Any]
     manifest: Path | None  # folder of its manifest, where it has been curated
+    energy: Mapping[str, float] = field(default_factory=dict)  # `gpu` and `cpu` -> kWh, where the machine told of it
 
     @property
     def status(self) -> Status:
@@ -84,6 +86,7 @@ class Cost:
     seconds: float
     peak_memory_mb: float
     parameters: int | None
+    energy: Mapping[str, float]  # `gpu` and `cpu` -> kWh, where it is known of every finished run
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,7 @@ def _read(workspace: Workspace, most: int, arm: str, seed: int, run: str, spec: 
     folder = workspace.run(run)
     provenance = folder.read_provenance()
     manifest = provenance.get("manifest_folder")
+    alone = provenance.get("resources", {}).get("processes", 1) == 1  # of several processes, one tells of its machine
     return Run(
         arm,
         seed,
@@ -120,6 +124,7 @@ def _read(workspace: Workspace, most: int, arm: str, seed: int, run: str, spec: 
         _rows(folder, most),
         provenance,
         workspace.path / manifest if manifest else None,
+        kilowatt_hours(folder.vitals) if alone else {},
     )
 
 
@@ -180,8 +185,14 @@ def costs(study: Study, runs: tuple[Run, ...]) -> tuple[Cost, ...]:
                 sum(getattr(cost, name) for cost in spent) / len(spent) for name in ("images", "flops", "seconds")
             )
             peak = max(cost.peak_memory_mb for cost in spent)
-            table.append(Cost(arm.name, len(spent), images, flops, seconds, peak, outcomes[0].parameters))
+            parameters, energy = outcomes[0].parameters, _energy([run for run in mine if run.status == "finished"])
+            table.append(Cost(arm.name, len(spent), images, flops, seconds, peak, parameters, energy))
     return tuple(table)
+
+
+def _energy(runs: Sequence[Run]) -> dict[str, float]:
+    parts = [part for part in ("gpu", "cpu") if all(part in run.energy for run in runs)]
+    return {part: sum(run.energy[part] for run in runs) / len(runs) for part in parts}
 
 
 def origins(runs: Iterable[Run]) -> tuple[Origin, ...]:

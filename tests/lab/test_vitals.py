@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dinov2lab.lab import vitals
+from dinov2lab.store.energy import kilowatt_hours
 from dinov2lab.store.result import RunFolder
 
 
@@ -60,6 +61,9 @@ def test_graphics_cards_tell_what_they_can(folder: RunFolder, monkeypatch: pytes
     with vitals.taken(folder):
         pass
     (row,) = rows(folder)
+    joules = row.pop("system/gpu_energy_joules")
+    assert 0 < joules < 251.5 * 5, "of a moment, at its one known power"
+    assert kilowatt_hours(folder.vitals) == {"gpu": joules / 3.6e6}
     assert {name: value for name, value in row.items() if "gpu" in name} == {
         "system/gpu_0_utilization_percentage": 93,
         "system/gpu_0_memory_usage_megabytes": 2048,
@@ -69,3 +73,39 @@ def test_graphics_cards_tell_what_they_can(folder: RunFolder, monkeypatch: pytes
         "system/gpu_1_memory_usage_megabytes": 10,
         "system/gpu_1_memory_usage_percentage": 0.12,
     }
+
+
+def test_the_energy_of_cpus_is_what_their_packages_counted_also_when_they_begin_again(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def counts(name: str, kind: str, microjoules: int) -> None:
+        (tmp_path / name).mkdir(exist_ok=True)
+        for file, text in (("name", kind), ("energy_uj", microjoules), ("max_energy_range_uj", 10_000_000)):
+            (tmp_path / name / file).write_text(f"{text}\n")
+
+    def all_count(first: int, second: int) -> None:
+        counts("intel-rapl:0", "package-0", first)
+        counts("intel-rapl:1", "package-1", second)
+        counts("intel-rapl:0:0", "core", second)  # in its package's count
+        counts("intel-rapl-mmio:0", "package-0", first)  # the same one again
+
+    monkeypatch.setattr(vitals, "PACKAGES", tmp_path)
+    for before, after in (((1_000_000, 9_000_000), (4_000_000, 2_000_000)), ((0, 0), (500_000, 0))):
+        all_count(*before)
+        with vitals.taken(folder):
+            all_count(*after)
+    assert [row["system/cpu_energy_joules"] for row in rows(folder)] == [6.0, 0.5]
+    assert kilowatt_hours(folder.vitals) == {"cpu": 6.5 / 3.6e6}
+
+
+def test_a_machine_that_tells_of_no_energy_leaves_it_unknown(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vitals, "PACKAGES", folder.path / "none")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with vitals.taken(folder):
+        pass
+    assert kilowatt_hours(folder.vitals) == {}
+    folder.vitals.write_text('{"system/cpu_energy_joules": 1.0}\n{"system/cpu_energy_jou')
+    assert kilowatt_hours(folder.vitals) == {}
+    assert kilowatt_hours(folder.path / "nothing") == {}

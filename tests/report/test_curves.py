@@ -1,13 +1,19 @@
+import re
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
-from fabricated import study
+from fabricated import append, finish, start, study
 
 from dinov2lab.report.curves import MOST_LINES, learning, signature
 from dinov2lab.report.figures import panel as draw
+from dinov2lab.report.render import write_report
 from dinov2lab.report.results import HISTORY, ROWS, thinned
 from dinov2lab.report.tables import Run
 from dinov2lab.spec.run import RunSpec
 from dinov2lab.spec.study import expand
+from dinov2lab.store.folders import Workspace
 
 
 @pytest.mark.parametrize(
@@ -72,3 +78,23 @@ def test_looks_at_the_student_and_at_segmentation_have_curves_beside_the_teacher
     panels = learning(one, runs)
     assert [panel.title for panel in panels] == ["val kNN, %", "val segmentation, %", "student/val kNN, %"]
     assert list(panels[2].lines[0].points) == [(640.0, 0.1), (1280.0, 0.2)]
+
+
+def test_the_report_says_when_teacher_and_student_were_best_by_each_look(tmp_path: Path) -> None:
+    """The median of an arm's runs, from the first to the last: recomputed from results.csv."""
+    one, workspace = study(seeds=3), Workspace(tmp_path / "lab")
+    for cell in expand(one):
+        start(workspace, cell)
+        steps = [{"step": 400, "images": 25_600, "val/knn": 0.5, "val/segmentation": 0.1}]
+        append(workspace, cell, steps)
+        early = {"choice/images_at_best_val_segmentation": 6400.0 * (1 + cell.seed)}
+        finish(workspace, cell, **early, **{"choice/images_at_best_val_knn": 25_600.0})
+    write_report(one, workspace, tmp_path / "x")
+    table = pd.read_csv(tmp_path / "x" / "results.csv")
+    seen = table[(table.arm == "retrieved") & (table.metric == "choice/images_at_best_val_segmentation")].value
+    assert (seen.min(), seen.median(), seen.max()) == (6400, 12_800, 19_200)
+    markdown = (tmp_path / "x" / "report.md").read_text().replace("\u202f", " ")
+    assert "| retrieved | val segmentation | 12.8 k (6.4 k to 19.2 k) |" in markdown
+    page = " ".join(re.sub(r"<[^>]*>", " ", (tmp_path / "x" / "index.html").read_text()).replace("\u202f", " ").split())
+    assert "Images seen at the best look" in page
+    assert "retrieved 25.6 k 25.6 k to 25.6 k 12.8 k 6.4 k to 19.2 k" in page

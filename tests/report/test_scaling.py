@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy import optimize
 from test_every_number import Page, assert_shows, numbers
 
-from dinov2lab.report import scaling
-from dinov2lab.report.along import AXES
+from dinov2lab.report import scaling, tables
+from dinov2lab.report.along import AXES, prices
 from dinov2lab.report.render import write_report
 from dinov2lab.report.scaling import EXPONENTS, Law, fit
 from dinov2lab.spec.study import expand
@@ -120,6 +120,8 @@ def out(tmp_path_factory):
         fabricated.finish(workspace, cell, **{"test/knn": knn, "test/linear": linear})
         cost = Cost(images=images, flops=10**9 * images, seconds=100.0 * 2**place, peak_memory_mb=1.0)
         run.write_outcome(run.outcome().model_copy(update={"cost": cost}))
+        with run.vitals.open("a") as file:  # two rows, of a run that is the cheaper the larger it is
+            file.writelines(json.dumps({"system/gpu_energy_joules": 9e6 / 2**place}) + "\n" for _ in range(2))
     decide = study.decide.model_copy(update={"metric": "test/linear"})
     write_report(study.model_copy(update={"decide": decide}), workspace, folder / "x")
     return folder / "x"
@@ -165,12 +167,25 @@ def test_the_front_is_the_one_found_by_looking_at_every_pair(out, found):
         "images seen": found["cost/images"].mean(axis=1),
         "FLOPs": found["cost/flops"].mean(axis=1),
         "hours of training": found["cost/seconds"].mean(axis=1),
+        "kWh": found["cost/gpu_kwh"].mean(axis=1),
     }
     for arm, row in zip(ARMS, shown, strict=True):
         for name, cost in costs.items():
             beaten = any(cost[o] <= cost[arm] and good[o] >= good[arm] and o != arm for o in ARMS)
             assert (name in row) == (not beaten), (arm, name)
-    assert not any(name in shown[3] for name in costs), "the fourth arm is worse than cheaper ones"
+    assert not any(name in shown[3] for name in list(costs)[:3]), "the fourth arm is worse than cheaper ones"
+    assert found["cost/gpu_kwh"].loc["a"].tolist() == [5.0] * SEEDS
+    energies = [numbers(row)[5] for row in rows(out, "cost")[0]]
+    assert [value for value, _ in energies] == pytest.approx(found["cost/gpu_kwh"].mean(axis=1), abs=0.005)
+
+
+def test_energy_is_a_price_only_where_the_same_parts_of_every_arms_machines_told_of_it():
+    def cost(**energy):
+        return tables.Cost("x", 1, 1.0, 1.0, 1.0, 1.0, None, energy)
+
+    assert "energy" in prices([cost(gpu=1.0), cost(gpu=2.0)])
+    for costs in ([cost(gpu=1.0), cost()], [cost(gpu=1.0), cost(gpu=1.0, cpu=1.0)], [cost(), cost()]):
+        assert prices(costs) == ("images", "flops", "hours")
 
 
 def test_the_markdown_and_the_files_have_them_too(out):
