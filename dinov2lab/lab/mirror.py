@@ -10,6 +10,7 @@ from dinov2lab.lab.sending import TAG_LENGTH, VALUE_LENGTH, Target, complete, cu
 from dinov2lab.spec.run import RunSpec
 from dinov2lab.spec.study import Cell, Study
 from dinov2lab.store import atomic
+from dinov2lab.store.energy import kilowatt_hours
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.manifest import Manifest, ManifestFolder
 from dinov2lab.store.result import RunFolder, RunResult
@@ -86,7 +87,7 @@ def mirror_run(
         run,
         tags=tags,
         params=flattened(cell.spec) | varied(cell, factor),
-        metrics=_final(seen),
+        metrics=_final(folder, seen),
         at=_ended(folder, seen),
     )
     if ERROR in run.data.tags and ERROR not in tags:  # it failed, and went on
@@ -154,7 +155,7 @@ def _ended(folder: RunFolder, seen: Observed) -> int:
     return round(max(signs, default=time.time()) * 1000)
 
 
-def _final(seen: Observed) -> dict[str, float]:
+def _final(folder: RunFolder, seen: Observed) -> dict[str, float]:
     if seen.outcome is None:
         return {}
     values = {f"final/{name}": value for name, value in seen.outcome.metrics.items()}
@@ -162,7 +163,7 @@ def _final(seen: Observed) -> dict[str, float]:
         values |= {f"cost/{name}": float(value) for name, value in seen.outcome.cost.model_dump().items()}
     if seen.outcome.parameters is not None:
         values["cost/parameters"] = float(seen.outcome.parameters)
-    return values
+    return values | {f"cost/{part}_kwh": spent for part, spent in kilowatt_hours(folder, seen.provenance).items()}
 
 
 def _send_dataset(target: Target, run: "Run", spec: RunSpec, seen: Observed, workspace: Workspace) -> None:

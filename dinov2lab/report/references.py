@@ -88,4 +88,6 @@ def _over(study: Study, name: str, found: tuple[Gain, ...]) -> str:
         return f"every arm beats {name} beyond the interval"
     if beating:
         return f"of {len(arms)} arms only {words.listed(beating)} beat{'s' * (len(beating) == 1)} {name}"
+    if name == words.REFERENCES["pixels"]:
+        return f"no arm beats {name} beyond the interval, so none has shown features that are worth more than those"
     return f"no arm beats {name} beyond the interval, so nothing here shows that training taught anything"

@@ -26,7 +26,7 @@ def sign_flip_difference(arm: Sequence[float], baseline: Sequence[float], alpha:
     if not tail:
         return unjudged(differences)
     if float(np.ptp(differences)) <= ROUNDING * size_of(arm, baseline):
-        return Difference(n, float(differences.mean()), None, None, None)
+        return Difference(n, float(differences.mean()), None, None, None, exact=n > 1)
     means = np.sort(members @ differences / members.sum(axis=1))
     return Difference(n, float(differences.mean()), Interval(float(means[tail - 1]), float(means[-tail])), None, None)
 

@@ -46,18 +46,16 @@ class Difference:
 
     n: int
     mean: float | None
-    interval: Interval | None  # simultaneous over the comparisons; none with fewer than two seeds, or no spread at all
+    interval: (
+        Interval | None
+    )  # simultaneous over the comparisons; none with fewer seeds than the rule needs, or no spread
     resolvable: float | None  # smallest true difference that is found with a probability of POWER; sign_flip knows none
     resolvable_interval: Interval | None  # of `resolvable`, since the spread it rests on is itself an estimate
     sd: float | None = None  # estimated, of the differences; sign_flip has none
     effect_interval: Interval | None = (
         None  # of `effect`, at the quantile that decides: zero is in both intervals or in none
     )
-
-    @property
-    def exact(self) -> bool:
-        """Two seeds or more, and the same difference in each: there is no spread to make an interval from."""
-        return self.n > 1 and self.mean is not None and self.interval is None
+    exact: bool = False  # two seeds or more, and the same difference in each: no spread to make an interval from
 
     @property
     def effect(self) -> float | None:
@@ -222,7 +220,7 @@ def unjudged(differences: NDArray[np.float64]) -> Difference:
 def _judged(mean: float, sd: float, n: int, scale: Scale, alpha: float, size: float) -> Difference:
     """`sd`: estimated, of the differences; `size`: of the values that they are taken of, against which none is no spread."""
     if sd <= ROUNDING * size:
-        return Difference(n, mean, None, None, None)
+        return Difference(n, mean, None, None, None, exact=True)
     reach = scale.critical * sd / float(np.sqrt(n))
     effect, deviations = resolvable_effect(n, scale), _sd_interval(sd, scale.df, alpha)
     resolvable = Interval(effect * deviations.low, effect * deviations.high)

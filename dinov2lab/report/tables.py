@@ -114,7 +114,6 @@ def _read(workspace: Workspace, most: int, arm: str, seed: int, run: str, spec: 
     folder = workspace.run(run)
     provenance = folder.read_provenance()
     manifest = provenance.get("manifest_folder")
-    alone = provenance.get("resources", {}).get("processes", 1) == 1  # of several processes, one tells of its machine
     return Run(
         arm,
         seed,
@@ -124,7 +123,7 @@ def _read(workspace: Workspace, most: int, arm: str, seed: int, run: str, spec: 
         _rows(folder, most),
         provenance,
         workspace.path / manifest if manifest else None,
-        kilowatt_hours(folder.vitals) if alone else {},
+        kilowatt_hours(folder, provenance),
     )
 
 

@@ -11,6 +11,7 @@ from dinov2lab.report.tables import Run, by_arm, finals, labelled, mixtures
 from dinov2lab.spec.study import Study
 
 NOT_QUALITY = ("health/", "loss/", "optim/", "teacher/", "student/", "gradient/", "speed/")
+MEASURED = 4  # arms that are not separable of which the answer tells one by one what was measured
 ORDER: dict[Claim, int] = {
     "better": 0,
     "worse": 0,
@@ -217,7 +218,7 @@ def headline(study: Study, runs: tuple[Run, ...], judged: tuple[Judged, ...]) ->
         return ("There is one arm alone, so there is nothing to compare.",)
     groups: dict[str, list[str]] = {}
     for each in sorted(judged, key=lambda each: ORDER[each.row.claim]):
-        groups.setdefault(_said(study, each, judged), []).append(each.row.arm)
+        groups.setdefault(_said(study, each, judged), []).append(_named(study, each, judged))
     sentences = [f"{words.listed(arms)}{said}." for said, arms in groups.items()]
     return (f"On {words.title(metric)}, {sentences[0]}", *sentences[1:])
 
@@ -239,13 +240,26 @@ def mixed(study: Study, judged: Mapping[str, Sequence[Judged]], against: Guard) 
     )
 
 
+def _even(judged: Sequence[Judged]) -> list[Judged]:
+    return [each for each in judged if each.row.claim == "not separable" and not each.difference.exact]
+
+
+def _named(study: Study, each: Judged, judged: Sequence[Judged]) -> str:
+    """An arm; with what was measured of it, where it shares a sentence with others that are not separable, but not many."""
+    if each in (even := _even(judged)) and 1 < len(even) <= MEASURED:
+        level, reach = words.level(study.decide.alpha), words.signed_span(study.decide.metric, each.difference.interval)
+        measured = words.signed_points(study.decide.metric, each.difference.mean)
+        return f"{each.row.arm} ({measured}, {level} interval {reach})"
+    return each.row.arm
+
+
 def _said(study: Study, each: Judged, judged: tuple[Judged, ...]) -> str:
     """The predicate of an arm; arms of one predicate share a sentence."""
     if each.row.claim in ("better", "worse", "no worse"):
         return f" is {each.row.words}"
     if each.row.claim == "none" or each.difference.exact:
         return f": {each.row.words}"
-    even = [other.difference for other in judged if other.row.claim == "not separable" and not other.difference.exact]
+    even = [other.difference for other in _even(judged)]
     metric, seeds = study.decide.metric, words.plural(min(difference.n for difference in even), "seed")
     if len(even) == 1:
         measured = f"{words.signed_points(metric, each.difference.mean)}{_reach(study, metric, each.difference)}"

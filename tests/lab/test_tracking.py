@@ -101,12 +101,15 @@ def test_all_of_a_study_is_mirrored(workspace: Workspace, tmp_path: Path) -> Non
 def test_every_number_of_a_report_is_the_one_in_mlflow(workspace: Workspace, tmp_path: Path) -> None:
     study = fabricated.study(seeds=3)
     finished_study(workspace, study)
+    with workspace.run(expand(study)[0].run).vitals.open("a") as file:
+        file.write('{"time": 1790000000000, "images": 0, "system/gpu_energy_joules": 9e5}\n')
     write_report(study, workspace, tmp_path / "reports" / study.name)
     tracking.sync(study, workspace, tmp_path / "reports")
 
     children, (parent,) = runs_of(workspace, study), runs_of(workspace, study, "study").values()
     table = pd.read_csv(tmp_path / "reports" / study.name / "results.csv")
     assert set(table.run) == set(children)
+    assert table[table.metric == "cost/gpu_kwh"].value.tolist() == [0.25]
     for run, mine in table.groupby("run"):
         child, last = children[run], mine.step.max()
         finals = {f"final/{name}".replace("final/cost/", "cost/") for name in mine[mine.step == last].metric} & set(
@@ -120,6 +123,7 @@ def test_every_number_of_a_report_is_the_one_in_mlflow(workspace: Workspace, tmp
             else:
                 assert (row.metric, row.step * fabricated.BATCH, row.value) in past
         assert len(finals) > 8
+        assert all(name in child.data.metrics for name in mine.metric if name.startswith("cost/"))
     assert (tmp_path / "reports" / study.name / "index.html").read_text().count("<a href=") == 0
     assert publisher.write(study, workspace, tmp_path / "reports" / study.name), "its runs are in MLflow only now"
     page = (tmp_path / "reports" / study.name / "index.html").read_text()

@@ -63,7 +63,7 @@ def test_graphics_cards_tell_what_they_can(folder: RunFolder, monkeypatch: pytes
     (row,) = rows(folder)
     joules = row.pop("system/gpu_energy_joules")
     assert 0 < joules < 251.5 * 5, "of a moment, at its one known power"
-    assert kilowatt_hours(folder.vitals) == {"gpu": joules / 3.6e6}
+    assert kilowatt_hours(folder, {}) == {"gpu": joules / 3.6e6}
     assert {name: value for name, value in row.items() if "gpu" in name} == {
         "system/gpu_0_utilization_percentage": 93,
         "system/gpu_0_memory_usage_megabytes": 2048,
@@ -95,7 +95,8 @@ def test_the_energy_of_cpus_is_what_their_packages_counted_also_when_they_begin_
         with vitals.taken(folder):
             all_count(*after)
     assert [row["system/cpu_energy_joules"] for row in rows(folder)] == [6.0, 0.5]
-    assert kilowatt_hours(folder.vitals) == {"cpu": 6.5 / 3.6e6}
+    assert kilowatt_hours(folder, {"resources": {"processes": 1}}) == {"cpu": 6.5 / 3.6e6}
+    assert kilowatt_hours(folder, {"resources": {"processes": 2}}) == {}, "the other one's machine tells nothing here"
 
 
 def test_a_machine_that_tells_of_no_energy_leaves_it_unknown(
@@ -105,7 +106,9 @@ def test_a_machine_that_tells_of_no_energy_leaves_it_unknown(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with vitals.taken(folder):
         pass
-    assert kilowatt_hours(folder.vitals) == {}
-    folder.vitals.write_text('{"system/cpu_energy_joules": 1.0}\n{"system/cpu_energy_jou')
-    assert kilowatt_hours(folder.vitals) == {}
-    assert kilowatt_hours(folder.path / "nothing") == {}
+    assert kilowatt_hours(folder, {}) == {}
+    folder.vitals.write_text('{"system/cpu_energy_joules": 3.6e6}\n{"system/cpu_energy_joules": 1')
+    assert kilowatt_hours(folder, {}) == {"cpu": 1.0}, "of whole rows"
+    folder.vitals.write_text('{"system/cpu_energy_joules": 3.6e6}\n"system/cpu_energy_joules": 1\n')
+    assert kilowatt_hours(folder, {}) == {}
+    assert kilowatt_hours(RunFolder(folder.path / "nothing"), {}) == {}

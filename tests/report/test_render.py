@@ -251,6 +251,31 @@ def test_an_arm_that_is_better_by_one_measure_and_worse_by_another_is_called_mix
     assert "Mixed: deduplicated" not in shown(out)
 
 
+def test_the_answer_has_the_size_and_the_interval_of_each_arm_also_where_none_is_separable(fabricate, out):
+    made = fabricate()
+    for cell in made.cells:  # what one seed adds to one arm alone hides every difference
+        finals = draw(cell, labels=True)[1]
+        chance = (0.2, -0.2, 0.1)[cell.seed] * {"uncurated": 1, "deduplicated": -1, "retrieved": 0}[cell.arm]
+        write_run(made.workspace, cell, metrics=finals | {"test/knn": finals["test/knn"] + chance})
+    report = write_report(made.study, made.workspace, out)
+    for row in verdict(out).values():
+        assert row["claim"] == "not separable"
+        low, high = (f"{100 * row[end]:+.1f}".replace("-", "−") for end in ("low", "high"))
+        size = f"{100 * row['difference']:+.1f}".replace("-", "−")
+        assert f"{row['arm']} ({size} points, 95 % interval {low} to {high})" in report.headline
+    assert "are not separable from uncurated: with 3 seeds the smallest difference" in report.headline
+
+
+def test_features_that_beat_an_untrained_network_but_not_pixels_are_not_called_untaught(fabricate, out):
+    made = fabricate()
+    for cell in made.cells:
+        write_run(made.workspace, cell, metrics=draw(cell, labels=True)[1] | {"pixels/test/knn": 0.9})
+    write_report(made.study, made.workspace, out)
+    assert "No arm beats raw pixels beyond the interval, so none has shown features that are worth more" in shown(out)
+    assert "every arm beats the same network untrained beyond the interval" in shown(out)
+    assert "taught anything" not in shown(out)
+
+
 HOSTILE = "<script>alert(1)</script> | [x](javascript:y) \"'`"
 
 
