@@ -183,7 +183,7 @@ def test_figures_have_words_for_those_who_do_not_see_them(browser: Any, shown: S
     assert all(picture.get_attribute("alt") for picture in browser.find_elements("tag name", "img"))
 
 
-@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)])
 def test_question_answer_and_effect_are_on_the_first_screen(
     browser: Any, shown: Shown, width: int, height: int
 ) -> None:
@@ -199,7 +199,10 @@ def test_question_answer_and_effect_are_on_the_first_screen(
         assert decided["words"] in " ".join(answer.text.split())
         for part in ("h1", "#verdict"):
             assert browser.execute_script(bottom, browser.find_element("css selector", part)) < height
-        assert "interval" in answer.text
+        low, high = (f"{100 * decided[end]:+.1f}".replace("-", "−") for end in ("low", "high"))
+        assert f"by {100 * decided['difference']:.1f} points (95 % interval {low} to {high})" in answer.text.replace(
+            "\u00a0", " "
+        )
         forest = browser.find_element("css selector", ".forest svg")
         assert browser.execute_script(bottom, forest) < height
         too_wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
@@ -215,6 +218,21 @@ def test_the_report_needs_nothing_but_its_file(browser: Any, shown: Shown) -> No
     assert {address for address in requested(browser) if not address.startswith("data:")} == {index}
     too_wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert browser.execute_script(too_wide) == 0
+
+
+def test_a_printed_page_is_light_and_keeps_the_colours_that_tell_arms_apart(browser: Any, shown: Shown) -> None:
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        visit(browser, (shown.report / "index.html").as_uri())
+        bar = "const bar = document.querySelector('section').appendChild(document.createElement('span')); "
+        bar += "bar.className = 'bar'; bar.style.width = '50%'; const style = getComputedStyle(bar); "
+        printed = browser.execute_script(f"{bar}return [style.display, style.printColorAdjust, bar.offsetWidth > 100]")
+        assert printed == ["block", "exact", True], "the bars of a funnel"
+        adjust = "return getComputedStyle(document.querySelector('.swatch')).printColorAdjust"
+        assert browser.execute_script(adjust) == "exact"
+        assert browser.execute_script("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
 def test_mlflow_shows_the_study_and_its_runs(browser: Any, shown: Shown, address: str, pictures: Path | None) -> None:
