@@ -76,8 +76,8 @@ class _Steps(Dataset[T | ValueError], Generic[T]):
 
 
 def _begin(run: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C in the terminal reaches all; the run decides
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for told in (signal.SIGINT, signal.SIGTERM):  # a Ctrl-C, a cluster's warning: they reach all; the run decides
+        signal.signal(told, signal.SIG_IGN)
     die_with(run)
 
 

@@ -55,6 +55,19 @@ def test_processes_end_with_the_iterator() -> None:
     assert not [child for child in psutil.Process().children() if child.name().startswith("python")]
 
 
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
+def test_what_a_terminal_or_a_cluster_tells_all_is_the_runs_to_answer(told: signal.Signals) -> None:
+    """A run that has to leave still writes its checkpoint: its loader is no failure of it."""
+    before = set(psutil.Process().children())
+    with closing(ahead(made, range(1000), 2)) as steps:
+        assert [next(steps)[1] for _ in range(2)] == [0, 1]  # one of each
+        workers = set(psutil.Process().children()) - before
+        assert len(workers) == 2
+        for worker in workers:
+            worker.send_signal(told)
+        assert [next(steps)[1] for _ in range(20)] == list(range(2, 22))
+
+
 RUN = """
 import os, signal, sys, time, psutil
 from contextlib import closing
