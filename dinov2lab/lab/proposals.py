@@ -17,7 +17,7 @@ from typing import Any
 
 import optuna
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from dinov2lab.lab.gaussian import Gaussian, GaussianSampler
 from dinov2lab.spec.points import active
@@ -93,7 +93,12 @@ def open_study(search: SearchSpec, folder: Path, url: str | None) -> optuna.Stud
         if found is None and not study.get_trials(deepcopy=False):
             study.set_user_attr(IDENTITY, found := search_id(search))
             study.set_metric_names(list(search.metrics))
-    except Exception as error:  # whatever a database, its driver or a damaged journal raises
+    except json.JSONDecodeError as error:
+        raise StorageError(
+            f"the storage of search {search.name}: {folder / 'journal.log'} is damaged; move it away, and the search begins "
+            "anew with the results that its runs have"
+        ) from error
+    except Exception as error:  # whatever a database or its driver raises
         raise _trouble(search, error, url) from error
     if found != search_id(search):
         raise StorageError(
@@ -148,7 +153,7 @@ def using(search: SearchSpec, url: str | None) -> Iterator[None]:
 
 
 def _trouble(search: SearchSpec, error: Exception, url: str | None) -> StorageError:
-    return StorageError(f"the storage of search {search.name}: {_line(error, url)}")
+    return StorageError(f"the storage of search {search.name}{f', {public(url)}' if url else ''}: {_line(error, url)}")
 
 
 def _line(error: Exception, url: str | None) -> str:
@@ -156,7 +161,9 @@ def _line(error: Exception, url: str | None) -> str:
     while root.__cause__:
         root = root.__cause__
     if isinstance(root, ModuleNotFoundError):
-        return f"{public(url or '')} needs {root.name}, which is not installed here"
+        return f"it needs {root.name}, which is not installed here"
+    if isinstance(root, ArgumentError):
+        return "is no address of a database, such as sqlite:///FILE or postgresql+pg8000://ME@HOST/DATABASE"
     said = root.args[0] if root.args else ""
     text = str(said["M"] if isinstance(said, dict) and "M" in said else root)  # pg8000: PostgreSQL's fields by letter
     line = (text.strip().splitlines() or [type(root).__name__])[0]

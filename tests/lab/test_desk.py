@@ -378,8 +378,12 @@ class TestStorage:
         place = synthetic.workspace(tmp_path)
         work(synthetic.search(budget={"trials": 1}), place, Bench(place))
         (place.search("s") / "journal.log").write_text("no json\n{}\n")
-        with pytest.raises(StorageError, match="the storage of search s"):
+        with pytest.raises(StorageError, match=r"journal.log is damaged; move it away") as error:
             Desk(synthetic.search(), place, Bench(place))
+        assert "\n" not in str(error.value)
+        (place.search("s") / "journal.log").unlink()
+        assert len(work(synthetic.search(budget={"trials": 1}), place, bench := Bench(place))) == 1
+        assert not bench.started  # its run had its result
 
     def test_a_locked_one_is_one_line_and_nothing_is_made(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -388,7 +392,7 @@ class TestStorage:
         url = f"sqlite:///{tmp_path}/x.db?timeout=0.1"
         with closing(sqlite3.connect(tmp_path / "x.db")) as other:
             other.execute("BEGIN EXCLUSIVE")
-            with pytest.raises(StorageError, match=r"the storage of search s: .*database is locked") as error:
+            with pytest.raises(StorageError, match=r"the storage of search s, sqlite:.*: database is locked") as error:
                 Desk(search, place, Bench(place), url)
         assert "\n" not in str(error.value)
         monkeypatch.setattr(desk, "LONG", 0.1)
