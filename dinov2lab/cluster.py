@@ -27,6 +27,7 @@ from dinov2lab.store.folders import Workspace
 from dinov2lab.store.result import RunFolder
 from dinov2lab.store.state import Standing, State
 from dinov2lab.store.submission import Jobs, launches, of_study, submission
+from dinov2lab.store.trials import has_run
 
 SETTLED = ("done", "failed", "queued", "running")
 POLL = 1.0  # seconds between two looks at a log
@@ -258,7 +259,7 @@ def end(name: str, place: Path, *, as_json: bool) -> None:
 
 def _names_of_jobs(name: str, workspace: Workspace) -> list[str]:
     """What the jobs of a search or a study were sent for: a study's may be those of the searches that tune its arms."""
-    if (workspace.search(name) / "search.json").exists():
+    if has_run(name, workspace):
         return [name]
     study = commands.find_planned(name, workspace)
     return [study.name, *(search.name for search in searches(study).values())] if study.tune else [study.name]

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dinov2lab.commands import of_kind, run_study, verdict_of
+from dinov2lab.lab.standing import standings
 from dinov2lab.publisher import Publisher
 from dinov2lab.spec.load import find
 from dinov2lab.spec.load_search import load_search
-from dinov2lab.spec.points import confirmation
+from dinov2lab.spec.points import confirmation, runs_at
 from dinov2lab.spec.resources import Resources
 from dinov2lab.spec.search import SearchSpec
-from dinov2lab.spec.study import Study
+from dinov2lab.spec.study import Cell, Study
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.trials import Trial, best_trials, is_concluded, read_trials
 from dinov2lab.terminal import metric, note, plural, say, say_json, show_verdict, table
@@ -221,10 +222,17 @@ def _plain(search: SearchSpec, trials: Sequence[Trial]) -> dict[str, Any]:
 
 
 def show_search(search: SearchSpec, trials: Sequence[Trial], report: Path, as_json: bool) -> None:
-    """The best trials; with several metrics, the front."""
+    """The best trials; with several metrics, the front; and what they are worth."""
     if as_json:
         say_json(_plain(search, trials))
         return
+    found = _show_trials(search, trials)
+    say(UNCONFIRMED if found else "no trial ran to its end, so there is nothing to choose from")
+    say(f"report  {report / 'index.html'}")
+
+
+def _show_trials(search: SearchSpec, trials: Sequence[Trial]) -> bool:
+    """Whether any has ended well."""
     say(search.question.strip() or search.name)
     lines = [
         (str(trial.number), *(f"{value:.4g}" for value in trial.values or ()), point_text(trial.point))
@@ -234,5 +242,37 @@ def show_search(search: SearchSpec, trials: Sequence[Trial], report: Path, as_js
         table(("trial", *search.metrics, "point"), lines, right=("trial", *search.metrics))
     counts = Counter(trial.state for trial in trials)
     say(f"{plural(len(trials), 'trial')}: {', '.join(f'{count} {state}' for state, count in sorted(counts.items()))}")
-    say(UNCONFIRMED if lines else "no trial ran to its end, so there is nothing to choose from")
-    say(f"report  {report / 'index.html'}")
+    return bool(lines)
+
+
+def show_standing(search: SearchSpec, workspace: Workspace, as_json: bool) -> None:
+    """How far a search is: what has come out, and the runs under way."""
+    trials = read_trials(workspace.search(search.name))
+    rows = running(search, trials, workspace)
+    if as_json:
+        say_json(_plain(search, trials) | {"running": rows})
+        return
+    _show_trials(search, trials)
+    for row in rows:
+        say(running_text(row))
+
+
+def running(search: SearchSpec, trials: Sequence[Trial], workspace: Workspace) -> list[dict[str, Any]]:
+    """The runs of trials that have not ended, but for those that have."""
+    planned = [
+        (trial.number, Cell(search.name, each.spec.seed, each.run, each.spec))
+        for trial in trials
+        if trial.state == "running"
+        for each in runs_at(search, trial.point)
+    ]
+    found = standings([cell for _, cell in planned], workspace)
+    return [
+        {"trial": trial, "run": cell.run, "state": each.state, "note": each.note}
+        for (trial, cell), each in zip(planned, found, strict=True)
+        if each.state not in ("done", "failed")
+    ]
+
+
+def running_text(row: Mapping[str, Any]) -> str:
+    said = f" ({row['note']})" if row["note"] else ""
+    return f"trial {row['trial']}: run {row['run']} {row['state']}{said}"

@@ -1,22 +1,20 @@
 """Tuning the arms of a study before it runs: a search for each place, side by side, at one and the same budget."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dinov2lab import searching
-from dinov2lab.lab.standing import standings
 from dinov2lab.searching import point_text
 from dinov2lab.spec.cost import images_of_run
-from dinov2lab.spec.points import runs_at
 from dinov2lab.spec.resources import Resources
 from dinov2lab.spec.search import SearchSpec
-from dinov2lab.spec.study import Cell, Place, Study, expand
+from dinov2lab.spec.study import Place, Study, expand
 from dinov2lab.spec.tuning import searches
 from dinov2lab.store import studies
 from dinov2lab.store.folders import Workspace
-from dinov2lab.store.trials import Trial, best_trials, read_trials
+from dinov2lab.store.trials import best_trials, read_trials
 from dinov2lab.terminal import note, plural, say, say_json, table
 
 if TYPE_CHECKING:
@@ -147,8 +145,7 @@ def show_tuning(study: Study, workspace: Workspace, as_json: bool) -> None:
     table(columns, lines, right=("trials ended", "images at most"))
     for each in rows:
         for run in each["running"]:
-            said = f" ({run['note']})" if run["note"] else ""
-            say(f"{each['search']}, trial {run['trial']}: run {run['run']} {run['state']}{said}")
+            say(f"{each['search']}, {searching.running_text(run)}")
 
 
 def _planned(place: Place, search: SearchSpec, workspace: Workspace) -> dict[str, Any]:
@@ -157,20 +154,8 @@ def _planned(place: Place, search: SearchSpec, workspace: Workspace) -> dict[str
     most = search.budget.trials and search.budget.trials * images_of_run(search.base) * len(search.seeds)
     bounds = [bound for bound in (most, search.budget.images) if bound is not None]
     told = {"arm": place.arm, "seed": place.seed, "search": search.name, "ended": len(ended)}
-    return told | {"seeds": search.seeds, "images": min(bounds), "running": _running(search, trials, workspace)}
-
-
-def _running(search: SearchSpec, trials: Sequence[Trial], workspace: Workspace) -> list[dict[str, Any]]:
-    """The runs of trials that have not ended, but for those that have."""
-    planned = [
-        (trial.number, Cell(search.name, each.spec.seed, each.run, each.spec))
-        for trial in trials
-        if trial.state == "running"
-        for each in runs_at(search, trial.point)
-    ]
-    found = standings([cell for _, cell in planned], workspace)
-    return [
-        {"trial": trial, "run": cell.run, "state": each.state, "note": each.note}
-        for (trial, cell), each in zip(planned, found, strict=True)
-        if each.state not in ("done", "failed")
-    ]
+    return told | {
+        "seeds": search.seeds,
+        "images": min(bounds),
+        "running": searching.running(search, trials, workspace),
+    }

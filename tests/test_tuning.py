@@ -265,6 +265,10 @@ def test_status_shows_how_far_the_searches_are_and_which_runs_go_on(
     assert trial == {"trial": 0, "run": run, "state": "waiting", "note": ""}
     code, said, _ = call("status", "warmth")
     assert (code, f"warmth.warm, trial 0: run {run} waiting" in said) == (0, True)
+    code, said, _ = call("status", "warmth.warm")
+    assert (code, said.splitlines()[1:]) == (0, ["1 trial: 1 running", f"trial 0: run {run} waiting"])
+    told = json.loads(call("status", "warmth.cold", "--json")[1])
+    assert (told["search"], len(told["trials"]) >= 6, told["running"]) == ("warmth.cold", True, [])
 
 
 def test_cancel_ends_the_jobs_of_the_searches_too(

@@ -18,7 +18,7 @@ from dinov2lab.spec.study import expand
 from dinov2lab.store import studies
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.result import RunFolder
-from dinov2lab.store.trials import best_trials, read_trials
+from dinov2lab.store.trials import best_trials, has_run, read_trials, stored_search
 
 HANDED_ON = 3  # points of a search of another base
 
@@ -62,14 +62,16 @@ def handed_on(search: SearchSpec, workspace: Workspace) -> Iterator[tuple[str, d
     value lies inside. Raises ValueError for a name that no search ran by here, or that has nothing to give.
     """
     for source in search.transfer:
-        folder = workspace.search(source)
-        if not (folder / "search.json").exists():
+        if not has_run(source, workspace):
             known = sorted(file.parent.name for file in workspace.searches.glob("*/search.json"))
             raise ValueError(f"transfer: no search {source} has run in {workspace.path}{did_you_mean(source, known)}")
-        other = SearchSpec.model_validate_json((folder / "search.json").read_bytes())
+        other = stored_search(source, workspace)
         if other.metrics != search.metrics:
             raise ValueError(f"transfer: {source} is after {', '.join(other.metrics)}, not {', '.join(search.metrics)}")
-        best = [_inside(search, trial.point) for trial in best_trials(other, read_trials(folder))[:HANDED_ON]]
+        best = [
+            _inside(search, trial.point)
+            for trial in best_trials(other, read_trials(workspace.search(source)))[:HANDED_ON]
+        ]
         if not any(best):
             raise ValueError(f"transfer: none of the best trials of {source} has a value that lies in this space")
         yield from ((source, point) for point in best if point)

@@ -54,6 +54,11 @@ def as_stored(search: SearchSpec) -> str:
     return search.model_dump_json(indent=1) + "\n"
 
 
+def has_run(name: str, workspace: Workspace) -> bool:
+    """Whether a search by that name ever ran here."""
+    return (workspace.search(name) / "search.json").exists()
+
+
 def stored_search(name: str, workspace: Workspace) -> SearchSpec:
     """As it ran last. Raises FileNotFoundError where it never did."""
     return SearchSpec.model_validate_json((workspace.search(name) / "search.json").read_bytes())
