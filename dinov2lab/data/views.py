@@ -1,22 +1,24 @@
 """Multi-crop views and block masks (dinov2, data/augmentations.py and masking.py).
 
-Each crop is cut from the decoded image and resized in one go; the photometric changes then act on blocks of crops, small
-enough for a processor's cache. Every draw is keyed by (seed, replicate, position of the sample), see draws.py.
+Each crop is cut from the decoded image, resized in one go and changed in bytes, while it is in a processor's cache; blocks of
+crops are then normalised. Every draw is keyed by (seed, replicate, position of the sample), see draws.py.
 
     B images   V crops of each   P pixels of a crop's side   N patches of a global crop
 """
 
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from dinov2lab.data import photometric
+from dinov2lab.data.photometric import Crop
 from dinov2lab.draws import Key, uniforms
 from dinov2lab.spec.run import ColourJitter, Masks, ViewsSpec
 
@@ -24,10 +26,10 @@ Pixels = NDArray[np.uint8]  # (H, W, 3) of one image
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)  # of ImageNet
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
-_SCALE, _SHIFT = 1 / (STD * photometric.WHITE), MEAN / STD  # the same from 0 to WHITE
+_SCALE, _SHIFT = 1 / (STD * 255), MEAN / STD  # the same from bytes
 _TRIES = 10
 _ASPECT = (3 / 4, 4 / 3)
-BLOCK, ALONE = 2**16, 64  # pixels of crops that are changed together; the side from which on a crop is alone
+BLOCK = 2**16  # pixels of crops that are normalised together
 
 # What `blur` means: probabilities for the first global, the second global and the local crops.
 BLUR = {"reference": (0.0, 0.9, 0.5), "intended": (1.0, 0.1, 0.5), "off": (0.0, 0.0, 0.0)}
@@ -70,31 +72,34 @@ def _crops(images: Sequence[Pixels], positions: NDArray[np.int64], key: Key, gro
     sizes = np.array([image.shape[1::-1] for image in images] * len(group.names), dtype=np.float64)
     boxes, mirrored = crop_boxes(sizes, group.scale, where).tolist(), (where[:, -1] < spec.flip).tolist()
     changes = _Changes.drawn(_draws(key, group.names, positions, "colour", 14), group, len(images), spec)
-    cut = torch.empty(len(boxes), px, px, 3, dtype=torch.uint8)
+    cut = np.empty((len(boxes), px, px, 3), dtype=np.uint8)
     for image, pixels in enumerate(images):  # all of one image while it is in the cache
         for row in range(image, len(boxes), len(images)):
-            cut[row].copy_(_resized(pixels, boxes[row], px, mirrored[row]))
-    out = torch.from_numpy(
-        np.empty((len(boxes), 3, px, px), dtype=np.float32)
-    )  # numpy asks for huge pages: 4 times faster
-    most = BLOCK // px**2 if px < ALONE else 1
+            crop = _resized(pixels, boxes[row], px)
+            cut[row] = changes.apply(cv2.flip(crop, 1) if mirrored[row] else crop, row)
+    # numpy asks for huge pages: 4 times faster
+    out, planes = torch.from_numpy(np.empty((len(boxes), 3, px, px), dtype=np.float32)), _planes(cut)
+    most = max(BLOCK // px**2, 1)
     for start in range(0, len(out), most):
         rows = slice(start, start + most)
-        block = torch.empty(len(cut[rows]), 3, px, px).copy_(cut[rows].permute(0, 3, 1, 2))
-        changes.of(rows).apply(block)
-        torch.mul(block, _SCALE, out=out[rows]).sub_(_SHIFT)
+        out[rows].copy_(planes[rows]).mul_(_SCALE).sub_(_SHIFT)
     return out
 
 
-def _resized(image: Pixels, box: tuple[int, int, int, int], px: int, mirrored: bool) -> Tensor:
-    """(px, px, 3) bytes of one box: bicubic with antialiasing, as Pillow's but for its last bit."""
+def _resized(image: Pixels, box: tuple[int, int, int, int], px: int) -> Crop:
+    """(px, px, 3) of one box: bicubic with antialiasing, as Pillow's but for its last bit."""
     left, top, width, height = box
     lines = image.reshape(len(image), -1)[
         top : top + height, 3 * left : 3 * (left + width)
     ]  # whole lines are copied fast
-    planes = torch.from_numpy(lines.copy()).view(1, height, width, 3).permute(0, 3, 1, 2)
-    small = torch.nn.functional.interpolate(planes, (px, px), mode="bicubic", antialias=True)
-    return (small.flip(3) if mirrored else small)[0].permute(1, 2, 0)
+    planes = _planes(lines.copy().reshape(1, height, width, 3))
+    crop: Crop = F.interpolate(planes, (px, px), mode="bicubic", antialias=True)[0].permute(1, 2, 0).numpy()
+    return crop
+
+
+def _planes(pixels: NDArray[np.uint8]) -> Tensor:
+    """(B, H, W, 3) as (B, 3, H, W), where it lies."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
 def crop_boxes(sizes: NDArray[np.float64], scale: tuple[float, float], draws: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -126,78 +131,55 @@ def crop_boxes(sizes: NDArray[np.float64], scale: tuple[float, float], draws: ND
 class _Changes(NamedTuple):
     """What each of a number of crops has drawn."""
 
-    order: NDArray[np.int64]  # (rows, 4), see `jitter`
-    factors: NDArray[np.float32]  # (rows, 3 and more)
-    grey: NDArray[np.bool_]  # (rows,)
-    blur: NDArray[np.bool_]
-    kernels: NDArray[np.float32]  # (rows, RADIUS + 1)
-    solarise: NDArray[np.bool_]
+    jitter: list[list[tuple[int, float]]]  # see `jitter_draws`
+    grey: list[bool]
+    blur: list[float]  # sigma, or 0 where there is none
+    solarise: list[bool]
 
     @classmethod
     def drawn(cls, draws: NDArray[np.float64], group: _Group, size: int, spec: ViewsSpec) -> "_Changes":
-        """`draws`: (rows, 14) uniforms; `size`: images."""
+        """`draws`: (rows, 13) uniforms; `size`: images."""
         low, high = spec.blur_sigma
-        order, factors = jitter_draws(draws[:, :9], spec.jitter)
+        blurred = draws[:, 10] < np.repeat(group.blur, size)
         return cls(
-            order,
-            factors,
-            draws[:, 9] < spec.grey,
-            draws[:, 10] < np.repeat(group.blur, size),
-            photometric.kernels(low + (high - low) * draws[:, 11]),
-            draws[:, 12] < np.repeat(group.solarise, size),
+            jitter_draws(draws[:, :9], spec.jitter),
+            (draws[:, 9] < spec.grey).tolist(),
+            np.where(blurred, low + (high - low) * draws[:, 11], 0).tolist(),
+            (draws[:, 12] < np.repeat(group.solarise, size)).tolist(),
         )
 
-    def of(self, rows: slice) -> "_Changes":
-        order, factors, grey, blur, kernels, solarise = self
-        return _Changes(order[rows], factors[rows], grey[rows], blur[rows], kernels[rows], solarise[rows])
-
-    def apply(self, images: Tensor) -> None:
-        jitter(images, self.order, self.factors)
-        _on(images, self.grey, lambda chosen, _: photometric.grey(chosen))
-        _on(images, self.blur, lambda chosen, some: photometric.blur(chosen, self.kernels[some]))
-        _on(images, self.solarise, lambda chosen, _: photometric.solarise(chosen))
+    def apply(self, crop: Crop, row: int) -> Crop:
+        crop = jitter(crop, self.jitter[row])
+        if self.grey[row]:
+            crop = photometric.grey(crop)
+        if self.blur[row]:
+            crop = photometric.blur(crop, self.blur[row])
+        return photometric.solarise(crop) if self.solarise[row] else crop
 
 
-def _on(images: Tensor, chosen: NDArray[np.bool_], change: Callable[[Tensor, NDArray[np.int64]], Tensor]) -> None:
-    """Change the chosen rows in place; `change` is told which they are."""
-    some = np.flatnonzero(chosen)
-    if len(some) == len(images):
-        change(images, some)
-    elif len(some):
-        rows = torch.from_numpy(some).to(images.device)
-        images.index_copy_(0, rows, change(images.index_select(0, rows), some))
-
-
-def jitter_draws(draws: NDArray[np.float64], spec: ColourJitter) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Order (rows, 4) and factors (rows, 3 and more) of torchvision's ColorJitter, for `jitter`.
+def jitter_draws(draws: NDArray[np.float64], spec: ColourJitter) -> list[list[tuple[int, float]]]:
+    """For each row what torchvision's ColorJitter does to it, in order: (which of `_OPERATIONS`, its factor).
 
     `draws`: (rows, 9) uniforms: whether, four factors, four keys whose ranking is the order.
     """
     strengths = np.array([spec.brightness, spec.contrast, spec.saturation, spec.hue])
-    low, high = np.maximum(0, 1 - strengths[:3]), 1 + strengths[:3]
-    turns = 6 * spec.hue * (2 * draws[:, 4] - 1)  # sixths of the circle
-    factors = np.concatenate([low + (high - low) * draws[:, 1:4], photometric.hue_weights(turns)], 1)
-    order = np.argsort(draws[:, 5:9], axis=1)
-    skipped = (draws[:, :1] >= spec.probability) | (strengths[order] == 0)
-    return np.where(skipped, -1, order), factors.astype(np.float32)
+    low, high = np.append(np.maximum(0, 1 - strengths[:3]), -spec.hue), np.append(1 + strengths[:3], spec.hue)
+    factors = (low + (high - low) * draws[:, 1:5]).tolist()
+    orders = np.argsort(draws[:, 5:9], axis=1).tolist()
+    jittered = (draws[:, 0] < spec.probability).tolist()
+    return [
+        [(which, factor[which]) for which in order if strengths[which]] if some else []
+        for some, order, factor in zip(jittered, orders, factors, strict=True)
+    ]
 
 
-def jitter(images: Tensor, order: NDArray[np.int64], factors: NDArray[np.float32]) -> None:
-    """Brightness (0), contrast (1), saturation (2) and hue (3), in place, in each row's order; -1 stands for nothing."""
-    for turn in order.T:
-        for which in sorted(set(turn.tolist()) - {-1}):
-            its = factors[:, 3:] if which == 3 else factors[:, which : which + 1]
-            _on(images, turn == which, partial(_adjust, _OPERATIONS[which], its))
+def jitter(crop: Crop, changes: Sequence[tuple[int, float]]) -> Crop:
+    for which, factor in changes:
+        crop = _OPERATIONS[which](crop, factor)
+    return crop
 
 
 _OPERATIONS = (photometric.brightness, photometric.contrast, photometric.saturation, photometric.hue)
-
-
-def _adjust(
-    operation: Callable[..., Tensor], factors: NDArray[np.float32], chosen: Tensor, some: NDArray[np.int64]
-) -> Tensor:
-    columns = torch.from_numpy(factors[some]).to(chosen.device)
-    return operation(chosen, *columns[..., None, None, None].unbind(1))
 
 
 def block_masks(step: int, crops: int, grid: int, key: Key, spec: Masks) -> Tensor:

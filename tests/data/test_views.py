@@ -24,13 +24,12 @@ KEY = Key(0)
 PLAIN = ViewsSpec(global_px=16, local_px=8, local_crops=2, flip=0, grey=0, solarise=0, blur="off")
 PLAIN = PLAIN.model_copy(update={"jitter": ColourJitter(probability=0)})
 SOME = 400  # images, of which a rate is measured
-ROUNDING = 1e-4  # torchvision takes 0.2989 for the luma of red, Pillow and we 0.299
+BYTE = 1 / 255
+HUE = 11, 1.2  # bytes, at most and on average: hue and saturation are bytes too; the way of Pillow costs 15, 1.6
 
 
-def noise(count: int, px: int = 16, seed: int = 0) -> Tensor:
-    """Whole 8-bit values, as floats in [0, 1]."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (count, 3, px, px), generator=generator) / 255
+def noise(count: int, px: int = 16) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (count, px, px, 3), dtype=np.uint8)
 
 
 def pictures(count: int, size: tuple[int, int] = (24, 20)) -> list[Pixels]:
@@ -38,11 +37,21 @@ def pictures(count: int, size: tuple[int, int] = (24, 20)) -> list[Pixels]:
     return [rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8) for _ in range(count)]
 
 
-def jittered(crops: Tensor, draws: NDArray[np.float64], spec: ColourJitter) -> Tensor:
-    """Of floats in [0, 1]."""
-    images = crops * 255
-    jitter(images, *jitter_draws(draws, spec))
-    return images / 255
+def floats(crops: NDArray[np.uint8]) -> Tensor:
+    """(B, 3, P, P) in [0, 1]."""
+    return torch.from_numpy(crops).permute(0, 3, 1, 2) / 255
+
+
+def jittered(crops: NDArray[np.uint8], draws: NDArray[np.float64], spec: ColourJitter) -> Tensor:
+    changes = jitter_draws(draws, spec)
+    return floats(np.stack([jitter(crop.copy(), its) for crop, its in zip(crops, changes, strict=True)]))
+
+
+def assert_close(found: Tensor, expected: Tensor, most: float, mean: float) -> None:
+    """`most` and `mean`: what the largest and the mean difference may be, in bytes."""
+    differences = (found - expected).abs() / BYTE
+    assert float(differences.max()) <= most
+    assert float(differences.mean()) <= mean
 
 
 def seen(spec: ViewsSpec, count: int = SOME, key: Key = KEY) -> list[Tensor]:
@@ -160,30 +169,34 @@ def test_each_operation_of_the_jitter_is_torchvisions(strength, which, low, high
     only = only.model_copy(update={strength: (high - low) / 2})
     draws = uniforms(KEY, "jitter", np.arange(20), 9)
     crops = noise(20)
-    crops[0] = 0.5  # no hue to turn
-    crops[1], crops[2] = 0.0, 1.0
-    ours = jittered(crops, draws, only)
+    crops[0] = 127  # no hue to turn
+    crops[1], crops[2] = 0, 255
+    ours, exact = jittered(crops, draws, only), floats(crops)
+    most, mean = HUE if strength == "hue" else (1, 0.5)
     for row in range(20):
-        factor = low + (high - low) * draws[row, 1 + which]
-        torch.testing.assert_close(ours[row], reference(crops[row], factor), rtol=0, atol=ROUNDING)
+        assert_close(ours[row], reference(exact[row], low + (high - low) * draws[row, 1 + which]), most, mean)
 
 
 def test_the_jitter_applies_its_operations_in_the_order_that_a_row_draws():
     spec = ColourJitter(probability=1)
     draws = uniforms(KEY, "jitter", np.arange(40), 9)
-    crops = noise(40)
-    ours = jittered(crops, draws, spec)
+    ours, exact = jittered(noise(40), draws, spec), floats(noise(40))
     operations = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
     ends = ((0.6, 1.4), (0.6, 1.4), (0.8, 1.2), (-0.1, 0.1))
-    orders = set()
-    for row in range(40):
-        expected, order = crops[row], np.argsort(draws[row, 5:9]).tolist()
+
+    def by_torchvision(row: int, order: list[int]) -> Tensor:
+        crop = exact[row]
         for which in order:
             low, high = ends[which]
-            expected = operations[which](expected, low + (high - low) * draws[row, 1 + which])
-        torch.testing.assert_close(ours[row], expected, rtol=0, atol=2 * ROUNDING)
-        orders.add(tuple(order))
-    assert len(orders) > 12
+            crop = operations[which](crop, low + (high - low) * draws[row, 1 + which])
+        return crop
+
+    orders = [np.argsort(draws[row, 5:9]).tolist() for row in range(40)]
+    for row, order in enumerate(orders):
+        assert_close(ours[row], by_torchvision(row, order), 20, 1.5)
+    backwards = [by_torchvision(row, order[::-1]) for row, order in enumerate(orders)]
+    assert float((ours - torch.stack(backwards)).abs().mean()) > 2 * BYTE
+    assert len({tuple(order) for order in orders}) > 12
 
 
 def test_the_jitter_leaves_rows_alone_at_its_rate():
@@ -197,7 +210,7 @@ def test_grey_is_luma_at_its_rate():
     for a, b in zip(coloured, greyed, strict=True):
         grey = changed(a, b)
         assert within(grey, 0.2)
-        torch.testing.assert_close(b[grey], tv.rgb_to_grayscale(a[grey], 3), rtol=0, atol=1e-3)
+        assert_close(b[grey], tv.rgb_to_grayscale(a[grey], 3), 1, 0.5)
 
 
 def test_solarise_inverts_bright_pixels_of_second_global_crops_alone():
@@ -212,33 +225,17 @@ def test_solarise_inverts_bright_pixels_of_second_global_crops_alone():
 
 @pytest.mark.parametrize("px", [8, 16, 33])
 def test_blur_is_torchvisions_with_a_kernel_of_9(px):
-    """But for weights that no 8-bit value shows."""
-    sigma = np.array([0.1, 0.5, 1.0, 2.0, 0.3, 0.7])
-    ours = photometric.blur(noise(6, px) * 255, photometric.kernels(sigma)) / 255
-    for row in range(6):
-        expected = tv.gaussian_blur(noise(6, px)[row], [9, 9], [float(sigma[row])] * 2)
-        torch.testing.assert_close(ours[row], expected, rtol=0, atol=0.25 / 255)
-        if sigma[row] > 1.1:
-            torch.testing.assert_close(ours[row], expected, rtol=0, atol=1e-5)
+    sigmas = [0.1, 0.5, 1.0, 2.0, 0.3, 0.7]
+    for crop, exact, sigma in zip(noise(6, px), floats(noise(6, px)), sigmas, strict=True):
+        assert_close(
+            floats(photometric.blur(crop, sigma)[None])[0], tv.gaussian_blur(exact, [9, 9], [sigma] * 2), 1, 0.5
+        )
 
 
 @pytest.mark.parametrize("px", [1, 2, 4])
 def test_blur_keeps_grey_grey_on_crops_smaller_than_its_kernel(px):
-    blurred = photometric.blur(torch.full((2, 3, px, px), 80.0), photometric.kernels(np.array([1.0, 2.0])))
-    torch.testing.assert_close(blurred, torch.full((2, 3, px, px), 80.0))
-
-
-def test_what_a_row_becomes_does_not_depend_on_the_rows_beside_it():
-    spec = ColourJitter(probability=0.8, hue=0.3)
-    images, kernels = noise(30) * 255, photometric.kernels(np.linspace(0.1, 2, 30))
-    draws = jitter_draws(uniforms(KEY, "jitter", np.arange(30), 9), spec)
-    together, alone = images.clone(), images.clone()
-    jitter(together, *draws)
-    photometric.blur(together, kernels)
-    for row in range(30):
-        jitter(alone[row : row + 1], *(part[row : row + 1] for part in draws))
-        photometric.blur(alone[row : row + 1], kernels[row : row + 1])
-    torch.testing.assert_close(together, alone, rtol=0, atol=1e-3)
+    for sigma in (0.1, 1.0, 2.0):
+        assert (photometric.blur(np.full((px, px, 3), 80, np.uint8), sigma) == 80).all()
 
 
 @pytest.mark.parametrize("strength", [0.1, 0.25, 0.5])
@@ -246,10 +243,9 @@ def test_hue_turns_by_any_angle_as_torchvisions(strength):
     spec = ColourJitter(probability=1, brightness=0, contrast=0, saturation=0, hue=strength)
     draws = uniforms(KEY, "hue", np.arange(60), 9)
     draws[:2, 4] = 0.0, 1.0  # the ends
-    ours = jittered(noise(60), draws, spec)
+    ours, exact = jittered(noise(60), draws, spec), floats(noise(60))
     for row in range(60):
-        expected = tv.adjust_hue(noise(60)[row], strength * (2 * draws[row, 4] - 1))
-        torch.testing.assert_close(ours[row], expected, rtol=0, atol=1e-5)
+        assert_close(ours[row], tv.adjust_hue(exact[row], strength * (2 * draws[row, 4] - 1)), *HUE)
 
 
 @pytest.mark.parametrize(
@@ -265,7 +261,7 @@ def test_blur_has_the_rates_of_its_mode(mode, rates):
 @pytest.mark.parametrize(("view", "blurred", "solarised"), [(0, 1.0, 0.0), (1, 0.1, 0.2)])
 def test_thousands_of_draws_have_the_statistics_of_torchvisions_transforms(view, blurred, solarised):
     count, px = 1000, 24
-    haze = np.random.default_rng(0).normal(0, 0.005, (2, count))  # rows that nothing changed are equal but for rounding
+    haze = np.random.default_rng(0).normal(0, 0.02, (2, count))  # rows that nothing changed are equal but for rounding
     picture = Image.fromarray(pictures(1, (6, 6))[0]).resize((px, px), Image.Resampling.BICUBIC)
     spec = ViewsSpec(global_px=px, global_scale=(1.0, 1.0), local_crops=0, blur="intended")  # the whole image
     ours = views([np.asarray(picture)] * count, np.arange(count), KEY, spec)[0].view(2, count, 3, px, px)[view]
@@ -276,12 +272,13 @@ def test_thousands_of_draws_have_the_statistics_of_torchvisions_transforms(view,
             v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.2, 0.1)], p=0.8),
             v2.RandomGrayscale(0.2),
             v2.RandomApply([v2.GaussianBlur(9, sigma=(0.1, 2.0))], p=blurred),
-            v2.RandomSolarize(128 / 255, p=solarised),
+            v2.RandomSolarize(128, p=solarised),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
             v2.Normalize(MEAN.flatten().tolist(), STD.flatten().tolist()),
         ]
     )
-    image = tv.to_dtype(tv.to_image(picture), torch.float32, scale=True)
-    theirs = torch.stack([transform(image) for _ in range(count)])
+    theirs = torch.stack([transform(picture) for _ in range(count)])
     for of in (
         lambda crops: crops.mean((1, 2, 3)),
         lambda crops: crops.std((1, 2, 3)),
