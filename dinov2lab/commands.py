@@ -1,12 +1,12 @@
 """What the commands do. Imported by the command that is called; torch and its like only where they are needed."""
 
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from dinov2lab.lab.devices import cores as usable_cores
 from dinov2lab.lab.devices import free_gpus
 from dinov2lab.lab.plan import is_finished
 from dinov2lab.progress import watching
@@ -131,7 +131,7 @@ def find_known(name: str, workspace: Workspace) -> RunFolder:
 
 def resources_for(jobs: int | None, device: Device, processes: int = 1) -> tuple[int, Resources]:
     """How many runs at a time, and what each of them gets. Raises ValueError where there are too few GPUs."""
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     gpu = device == "cuda" or (device == "auto" and Path("/dev/nvidiactl").exists())
     if gpu and processes > 1 and processes > (there := len(free_gpus())):
         raise ValueError(f"--nproc {processes}: each process wants a GPU of its own, and {there} are free")

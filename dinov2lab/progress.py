@@ -65,14 +65,14 @@ class _Bars:
         self._progress.console.print(f"{_name(cell)}   {text}", markup=False, highlight=False)
 
     def step(self, doing: str, done: int, of: int) -> None:
-        """Of a curation: what is being done, and how much of it."""
+        """Of a curation, or a look at images: what is being done, and how much of it; of what has no parts, that it is."""
         if done >= of:
             if doing in self._tasks:
                 self._progress.remove_task(self._tasks.pop(doing))
             return
         if doing not in self._tasks:
             self._tasks[doing] = self._progress.add_task(doing, total=of if of > 1 else None, text="")
-        text = f"{done:,} of {of:,} images" if of > 1 else "deciding"
+        text = f"{done:,} of {of:,} images" if of > 1 else ""
         self._progress.update(self._tasks[doing], completed=done, text=text)
 
     def close(self) -> None:
@@ -96,7 +96,7 @@ class _Lines:
     def step(self, doing: str, done: int, of: int) -> None:
         if done < of and time.monotonic() - self._last.get(doing, -LINE_SECONDS if of == 1 else 0) >= LINE_SECONDS:
             self._last[doing] = time.monotonic()
-            note(f"{doing}   {done:,} of {of:,} images" if of > 1 else f"stage {doing}")
+            note(f"{doing}   {done:,} of {of:,} images" if of > 1 else doing)
 
     def close(self) -> None:
         pass

@@ -5,11 +5,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from tiny import dinov2lab
 
-from dinov2lab.beginning import begin
+from dinov2lab.beginning.workspace import begin
 from dinov2lab.spec.load import kind_of, load_recipe, load_study
 from dinov2lab.spec.profile import load_profile
 
@@ -43,6 +46,39 @@ def test_it_writes_over_nothing_and_then_writes_nothing(tmp_path: Path) -> None:
         begin(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("before", "method"),
+    [((), "write_text"), (("notes.txt",), "write_text"), (("notes.txt", "experiments/notes.txt"), "rename")],
+)
+def test_a_ctrl_c_in_the_middle_of_it_leaves_what_was_there_before(
+    before: tuple[str, ...], method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in before:
+        (tmp_path / "lab" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "lab" / name).write_text("mine")
+    there, genuine, calls = sorted(tmp_path.rglob("*")), getattr(Path, method), iter(range(30))
+
+    def interrupted(self: Path, *words: Any, **named: Any) -> Any:
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        return genuine(self, *words, **named)
+
+    monkeypatch.setattr(Path, method, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        begin(tmp_path / "lab")
+    assert sorted(tmp_path.rglob("*")) == there
+
+
+def test_a_folder_of_images_in_the_workspace_itself_needs_no_link(tmp_path: Path) -> None:
+    (tmp_path / "lab/images").mkdir(parents=True)
+    begin(tmp_path / "lab", images=tmp_path / "lab/images")
+    assert not (tmp_path / "lab/images").is_symlink()
+    (tmp_path / "other/images").mkdir(parents=True)
+    (tmp_path / "other/lab/images").mkdir(parents=True)
+    with pytest.raises(ValueError, match="images: is there already"):
+        begin(tmp_path / "other/lab", images=tmp_path / "other/images")
+
+
 @pytest.mark.system
 def test_the_wheel_alone_makes_a_workspace_in_which_a_recipe_runs(tmp_path: Path) -> None:
     source = tmp_path / "source"
@@ -57,16 +93,37 @@ def test_the_wheel_alone_makes_a_workspace_in_which_a_recipe_runs(tmp_path: Path
     shutil.unpack_archive(wheel, tmp_path / "installed", "zip")
     package = str(tmp_path / "installed")
 
-    made = dinov2lab(tmp_path, "init", "my-lab", "--json", PYTHONPATH=package)
-    lab = tmp_path / "my-lab"
-    assert set(json.loads(made.stdout)["files"]) == {
-        str(file.relative_to(tmp_path)) for file in lab.rglob("*") if file.is_file()
-    }
-    again = dinov2lab(tmp_path, "init", "my-lab", PYTHONPATH=package)
+    photos = tmp_path / 'photos of "2026"'
+    _write_pictures(photos)
+    made = dinov2lab(
+        tmp_path, "init", "my-lab", "--images", photos.name, "--hours", "0.01", "--json", PYTHONPATH=package
+    )
+    lab, said = tmp_path / "my-lab", json.loads(made.stdout)
+    assert set(said["files"]) == {str(file.relative_to(tmp_path)) for file in lab.rglob("*") if file.is_file()}
+    assert (lab / "images").resolve() == photos
+    assert (said["images"]["files"], said["images"]["near_copies"], said["study"]["file"]) == (
+        *(140, 4),
+        "ablations/mine_copies.yaml",
+    )
+    again = dinov2lab(tmp_path, "init", "my-lab", "--images", photos.name, PYTHONPATH=package)
     assert (again.returncode, again.stdout) == (2, "")
     told = dinov2lab(lab, "run", "curation_vs_uncurated", "--dry-run", PYTHONPATH=package)
     assert "12 of 12 runs to do" in told.stdout, told.stderr
-    words = ("run", "smoke", "--set", "optim.steps=2", "--set", "optim.warmup_steps=1")
+    words = ("run", "mine", "--set", "optim.steps=2", "--set", "optim.warmup_steps=1")
     ran = dinov2lab(lab, *words, "--set", "optim.freeze_last_layer_steps=1", PYTHONPATH=package)
     assert ran.returncode == 0, ran.stderr
-    assert "test/knn" in ran.stdout
+    assert "val/knn" in ran.stdout
+
+
+def _write_pictures(folder: Path) -> None:
+    """70 smooth pictures in each of two classes, and two of them twice."""
+    generator = np.random.default_rng(0)
+    for number in range(138):
+        small = generator.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        file = folder / ("cats" if number % 2 else "dogs") / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(small).resize((48, 40), Image.Resampling.BICUBIC).save(file)
+    for number in (0, 1):
+        shutil.copy(
+            folder / ("cats" if number % 2 else "dogs") / f"{number}.png", folder / "cats" / f"copy {number}.png"
+        )

@@ -337,6 +337,8 @@ class TestMistakes:
             (("run", "small", "--micro-batches", "3"), "would cut one of the 4 KoLeo groups of 32 global crops"),
             (("run", "small", "--jobs", "0"), "Invalid value for '--jobs'"),
             (("run", "small", "--jobs", "2"), "--jobs: is for a study; a recipe is one run"),
+            (("run", "small", "--reports", "there"), "--reports: is for a study; a recipe has no report"),
+            (("init", "there", "--hours", "2"), "--hours: is for --images"),
             (("run", "curation", "--dry-run", "--rerun"), "--rerun: --dry-run shows what is left to do"),
             (("run", "curation", *SLURM, "--nproc", "2"), "--nproc: on Slurm a profile says it"),
             (

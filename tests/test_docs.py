@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from dinov2lab.beginning import begin
+from dinov2lab.beginning.workspace import begin
 from dinov2lab.cli import app
 from dinov2lab.spec.document import parse
 from dinov2lab.spec.load import load_study
@@ -67,13 +67,11 @@ def test_its_yaml_is_yaml(guide: Path) -> None:
         assert isinstance(parse(text, guide.name, guide.parent).value, dict)
 
 
-def test_the_recipe_and_the_study_of_own_images_load_in_a_workspace_of_ones_own(tmp_path: Path) -> None:
-    begin(tmp_path / "lab")
+def test_the_study_of_own_images_loads_in_a_workspace_of_ones_own(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "own_images.md").read_text()
-    recipe, study = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    (tmp_path / "lab/experiments/mine.yaml").write_text(recipe)
-    (tmp_path / "lab/ablations/copies.yaml").write_text(study)
-    assert [arm.name for arm in load_study(tmp_path / "lab/ablations/copies.yaml").arms] == ["all", "deduplicated"]
+    (study,) = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    begin(tmp_path / "lab", {"experiments/mine.yaml": "base: own_images.yaml\n", "ablations/colours.yaml": study})
+    assert [arm.name for arm in load_study(tmp_path / "lab/ablations/colours.yaml").arms] == ["changed", "left_alone"]
 
 
 def test_the_study_of_the_guide_loads(tmp_path: Path) -> None:

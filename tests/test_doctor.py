@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from tiny import dinov2lab
 
-from dinov2lab import doctor
-from dinov2lab.lab import libraries, premises
+from dinov2lab import commands, doctor
+from dinov2lab.lab import devices, libraries, premises
 from dinov2lab.lab.findings import Finding
 from dinov2lab.lab.probe import try_all
 from dinov2lab.store.folders import Workspace
@@ -206,14 +206,18 @@ def test_no_line_holds_a_servers_password(tmp_path: Path, monkeypatch: pytest.Mo
         assert "secret" not in str(premises.mlflow(Workspace(tmp_path)))
 
 
-def test_a_container_that_gives_time_for_less_than_it_shows_says_how_many_jobs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("given", "used"), [("50000 100000\n", 1), ("250000 100000\n", 2), ("max 100000\n", 8), ("", 8)]
+)
+def test_a_container_that_gives_time_for_less_than_it_shows_has_so_many_cores(
+    given: str, used: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(premises, "CGROUP", tmp_path)
-    (tmp_path / "cpu.max").write_text("50000 100000\n")
-    assert premises.cores().mend == "--jobs 1"
-    (tmp_path / "cpu.max").write_text("max 100000\n")
-    assert premises.cores().state == "ok"
+    monkeypatch.setattr(devices, "CPU_MAX", tmp_path / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    (tmp_path / "cpu.max").write_text(given)
+    assert devices.cores() == used
+    assert f"{used} are used" in premises.cores().there or used == 8
+    assert commands.resources_for(None, "cpu")[0] == used
 
 
 def test_the_limit_of_a_container_bounds_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

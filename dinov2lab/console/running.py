@@ -38,6 +38,8 @@ def run(
     found = commands.find_either(target, sets or (), where.workspace)
     if more_seeds:
         found = commands.with_more_seeds(found, more_seeds, where.workspace)
+    if not isinstance(found, Study):
+        commands.refuse("is for a study; a recipe has no report", reports=reports != options.REPORTS)
     if launcher == "slurm":
         from dinov2lab import cluster
 

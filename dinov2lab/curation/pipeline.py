@@ -189,9 +189,9 @@ def _apply(stage: Leaks | Stage, parent: ManifestFolder, pool: Read, inputs: Inp
     if inner:
         parameters["manifests"] = [folder.path.name for folder in inner]
     compute = partial(_result, stage, table, pool, others, inner, inputs, key)
-    inputs.tell(name, 0, 1)
+    inputs.tell(f"stage {name}", 0, 1)
     folder = stage_folder(inputs.cache, parent, name, parameters, compute)
-    inputs.tell(name, 1, 1)
+    inputs.tell(f"stage {name}", 1, 1)
     return folder
 
 

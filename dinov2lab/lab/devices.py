@@ -1,11 +1,28 @@
-"""The GPUs of this machine that nobody uses, so that each job can have one of its own."""
+"""What of this machine jobs can have for their own: the GPUs that nobody uses, and the cores that there is time for."""
 
 import os
 import shutil
 import subprocess
 from contextlib import suppress
+from pathlib import Path
 
 USED_MB = 1000.0  # of a GPU's memory that a desktop may take; more, and somebody computes on it
+CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+
+
+def cores() -> int:
+    """Those that this process may use; no more than a container gives time for, whatever it shows."""
+    allowed, given = len(os.sched_getaffinity(0)), quota()
+    return allowed if given is None else min(allowed, max(1, round(given)))
+
+
+def quota() -> float | None:
+    """Cores that the control group of a container gives time for; none where it sets no limit."""
+    try:
+        words = CPU_MAX.read_text().split()
+    except OSError:
+        return None
+    return int(words[0]) / int(words[1]) if len(words) == 2 and words[0] != "max" else None
 
 
 def free_gpus() -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 
+from dinov2lab.lab import devices
 from dinov2lab.lab.findings import Finding
 from dinov2lab.store import disk
 from dinov2lab.store.folders import Workspace
@@ -28,26 +29,17 @@ MEMINFO, MOUNTS, SHARED = Path("/proc/meminfo"), Path("/proc/mounts"), Path("/de
 
 
 def cores() -> Finding:
-    allowed, quota = len(os.sched_getaffinity(0)), _quota()
-    if quota is not None and quota < allowed:
-        cost = "as many runs at a time as cores are seen, each slower than on a core of its own"
-        return Finding(
-            "cores", "lacking", f"{allowed} seen, time for {quota:.1f}", cost, f"--jobs {max(1, round(quota))}"
-        )
+    allowed, given = len(os.sched_getaffinity(0)), devices.quota()
+    if given is not None and given < allowed:
+        return Finding("cores", "ok", f"{allowed} seen, time for {given:.1f}: {devices.cores()} are used")
     return Finding("cores", "ok", str(allowed))
-
-
-def _quota() -> float | None:
-    """Cores that the control group of a container gives time for; none where it sets no limit."""
-    words = _read(CGROUP / "cpu.max").split()
-    return int(words[0]) / int(words[1]) if len(words) == 2 and words[0] != "max" else None
 
 
 def memory() -> Finding:
     free = available_memory()
     if free is None:
         return Finding("memory", "lacking", "unknown: no /proc/meminfo", "nothing is known of how many runs fit")
-    count = len(os.sched_getaffinity(0))
+    count = devices.cores()
     if free < ENOUGH_MEMORY:
         cost = f"a run takes one to two GiB; with less, the system kills it; now {_gib(free)} are free"
         return Finding("memory", "lacking", _gib(free), cost, "close what else runs, or add swap: fallocate, mkswap")

@@ -1,0 +1,77 @@
+"""How fast this machine trains a recipe, and in how many parts its batch fits into a GPU: by a few steps."""
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import torch
+
+from dinov2lab.data.loader import CACHE_BYTES, Order, Pictures
+from dinov2lab.draws import Key
+from dinov2lab.spec.resources import Resources
+from dinov2lab.spec.run import RunSpec
+from dinov2lab.training.loop import make_batch
+from dinov2lab.training.parts import Parts
+from dinov2lab.training.step import Batch, State, train_step
+
+STEPS = 5  # that are timed, after one that is not; the fastest counts, for other work on a machine only slows them
+
+T = TypeVar("T")
+
+
+class Speed(NamedTuple):
+    images: float  # a second, of one run
+    micro_batches: int = 1
+    gpu_gib: float | None = None  # the most that a step takes there
+
+
+def speed_of(spec: RunSpec, pictures: Pictures, decoded_bytes: float, device: torch.device, workers: int) -> Speed:
+    """Of training on images like `pictures`, all of which take `decoded_bytes`: where these fit, they are decoded once.
+
+    `workers` processes make views ahead of a GPU; on CPU each core has a run of its own. Raises ValueError where the batch
+    does not fit into the GPU in any number of parts.
+    """
+    key, order = Key(spec.seed), Order(len(pictures), Key(spec.seed))
+    views = lambda: make_batch(0, pictures, order, spec, key, torch.device("cpu"))  # noqa: E731
+    first, _ = _timed(views)
+    again, batch = min((_timed(views) for _ in range(STEPS)), key=lambda each: each[0])  # nothing left to decode
+    making = first if decoded_bytes > CACHE_BYTES else again
+    for parts in _parts(spec):
+        try:
+            step = _step_seconds(spec, batch.to(device), device, Resources(micro_batches=parts))
+            break
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
+    else:
+        raise ValueError(f"a batch of {spec.optim.batch} images does not fit into the GPU, in however many parts")
+    if device.type == "cpu":
+        return Speed(spec.optim.batch / (making + step))
+    taken = torch.cuda.max_memory_allocated(device) / 2**30
+    return Speed(spec.optim.batch / max(step, making / max(workers, 1)), parts, taken)
+
+
+def _parts(spec: RunSpec) -> list[int]:
+    """In how many micro-batches a batch may be cut."""
+    koleo = spec.objective.koleo
+    whole = 2 * spec.optim.batch // (koleo.group if koleo.weight else 1)
+    return [parts for parts in (1, 2, 4, 8, 16) if whole % parts == 0]
+
+
+def _step_seconds(spec: RunSpec, batch: Batch, device: torch.device, resources: Resources) -> float:
+    resources.check(spec)
+    torch.set_num_threads(resources.threads)
+    state, parts, key = State(spec, Key(spec.seed), device), Parts(resources), Key(spec.seed)
+
+    def one() -> None:
+        train_step(state, batch, spec, key, parts)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    one()
+    return min(_timed(one)[0] for _ in range(STEPS))
+
+
+def _timed(work: Callable[[], T]) -> tuple[float, T]:
+    began = time.perf_counter()
+    done = work()
+    return time.perf_counter() - began, done
