@@ -29,6 +29,7 @@ def run(
 ) -> None:
     """Run a study and write its report, or run one recipe. What has a result is not run again."""
     from dinov2lab import commands
+    from dinov2lab.spec.study import Study
     from dinov2lab.store.folders import Workspace
 
     if dry_run:
