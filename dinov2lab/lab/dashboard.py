@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from dinov2lab.lab.proposals import open_study
 from dinov2lab.spec.search import SearchSpec
 from dinov2lab.store.folders import Workspace
+from dinov2lab.store.trials import has_run
 
 
 def serve(search: SearchSpec, workspace: Workspace, storage: str | None, port: int) -> int:
@@ -13,7 +14,7 @@ def serve(search: SearchSpec, workspace: Workspace, storage: str | None, port: i
     """
     if find_spec("optuna_dashboard") is None:
         raise ValueError('--dashboard: optuna-dashboard is not installed here: pip install "dinov2lab[dashboard]"')
-    if not (workspace.search(search.name) / "search.json").exists():
+    if not has_run(search.name, workspace):
         raise ValueError(f"--dashboard: the search {search.name} has not begun in {workspace.path}")
     from optuna_dashboard import run_server
 

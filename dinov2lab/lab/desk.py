@@ -64,12 +64,13 @@ class Desk:
         bench: Bench,
         storage: str | None = None,
         jobs: int | None = None,
+        gaussian: Gaussian | None = None,
     ) -> None:
-        """`jobs`: trials at a time; none given, as many as the bench takes."""
+        """`jobs`: trials at a time; none given, as many as the bench takes. Several desks may share a `gaussian`."""
         self.search, self._workspace, self._bench, self._url = search, workspace, bench, storage
         self._jobs = jobs or bench.jobs
         self._folder = workspace.search(search.name)
-        self._tasks, self._gaussian = dict[int, _Task](), Gaussian()
+        self._tasks, self._gaussian = dict[int, _Task](), gaussian or Gaussian()
         with self._alone():
             refuse_unknown(search, workspace)
             self._study = open_study(search, self._folder, storage)
@@ -121,8 +122,7 @@ class Desk:
             return bool(self._tasks or self._in_state(TrialState.RUNNING))
 
     def conclude(self) -> None:
-        """Say that nothing is left to do, and keep nothing for it."""
-        self.leave()
+        """Say that nothing is left to do."""
         atomic.write_text(self._folder / "concluded", as_stored(self.search))
 
     def leave(self) -> None:
@@ -130,7 +130,6 @@ class Desk:
         for task in self._tasks.values():
             task.claim.close()
         self._tasks.clear()
-        self._gaussian.dismiss()
 
     # What comes next
 

@@ -8,6 +8,7 @@ from dinov2lab.lab import opening
 from dinov2lab.lab.bench import Bench
 from dinov2lab.lab.desk import Desk
 from dinov2lab.lab.earlier import Fitting
+from dinov2lab.lab.gaussian import Gaussian
 from dinov2lab.lab.proposals import StorageError
 from dinov2lab.lab.slurm import SlurmError
 from dinov2lab.spec.points import corners, spec_at
@@ -41,8 +42,8 @@ def run_searches(
     """
     sources = dict.fromkeys(uri for search in searches for uri in _sources(search))
     opening.refuse_absent(sources, roots)  # a wrong path is said once, and before anything starts
-    benches = {search.name: bench(search) for search in searches}
-    desks = [Desk(search, workspace, benches[search.name], storage, each) for search in searches]
+    benches, gaussian = {search.name: bench(search) for search in searches}, Gaussian()
+    desks = [Desk(search, workspace, benches[search.name], storage, each, gaussian) for search in searches]
     for desk in desks:
         on_earlier(desk.earlier)
     try:
@@ -52,6 +53,7 @@ def run_searches(
             taken.dismiss()
         for desk in desks:
             desk.leave()
+        gaussian.dismiss()
     on_change()
 
 
