@@ -48,7 +48,7 @@ def _plain(each: Shared) -> dict[str, Any]:
     low, high = each.difference.interval or (None, None)
     fields = ("metric", "arm", "first", "second", "same")
     known = {name: getattr(each, name) for name in fields}
-    return known | {"seeds": each.difference.n, "difference": each.difference.mean, "low": low, "high": high}
+    return known | {"seeds": each.difference.n, "difference": each.difference.estimate, "low": low, "high": high}
 
 
 def _view(studies: Sequence[Study], runs: Sequence[tuple[Run, ...]]) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def _row(study: Study, index: int, shown: Sequence[dict[str, Any]]) -> list[str]
     return [
         study.arms[index].name,
         *cells,
-        words.signed(metric, difference.mean) + reach,
+        words.signed(metric, difference.estimate) + reach,
         words.effect(difference.effect),
         "" if claim == "none" else claim,
     ]

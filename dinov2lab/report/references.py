@@ -82,7 +82,7 @@ def _over(study: Study, name: str, found: tuple[Gain, ...]) -> str:
     arms = [gain for gain in found if gain.reference == name]
     beating = [gain.arm for gain in arms if gain.beats]
     if all(gain.difference.n < 2 for gain in arms):
-        shown = [f"{gain.arm} {words.signed(study.decide.metric, gain.difference.mean)}" for gain in arms]
+        shown = [f"{gain.arm} {words.signed(study.decide.metric, gain.difference.estimate)}" for gain in arms]
         return f"over {name}, in one seed and so without an interval: {words.listed(shown)}"
     if len(beating) == len(arms):
         return f"every arm beats {name} beyond the interval"

@@ -171,12 +171,12 @@ def _forest(study: Study, judged: Iterable[verdict.Judged]) -> Markup | None:
             place[each.row.arm],
             each.row.arm,
             _measured(metric, each),
-            each.difference.mean,
+            each.difference.estimate,
             each.difference.interval,
             tuple(each.seeds.values()) if len(each.seeds) <= RINGS else (),
         )
         for each in judged
-        if each.difference.mean is not None
+        if each.difference.estimate is not None
     ]
     accuracy = words.is_accuracy(metric)
     axis = f"paired difference, {words.title(metric)}{' (points)' if accuracy else ''}"
@@ -186,7 +186,7 @@ def _forest(study: Study, judged: Iterable[verdict.Judged]) -> Markup | None:
 def _measured(metric: str, judged: verdict.Judged) -> str:
     difference = judged.difference
     reach = f" ({words.signed_span(metric, difference.interval)})" if difference.interval else ""
-    return words.signed(metric, difference.mean) + reach
+    return words.signed(metric, difference.estimate) + reach
 
 
 def _write_figures(study: Study, view: dict[str, Any], folder: Path) -> dict[str, list[tuple[str, str]]]:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from dinov2lab.report import tuned, words
-from dinov2lab.report.resampling import sign_flip_difference
+from dinov2lab.report.resampling import iqm_difference, median_difference, sign_flip_difference
 from dinov2lab.report.statistics import (
     Difference,
     Scale,
@@ -33,6 +33,7 @@ class Told(NamedTuple):
     interval: str
     together: str  # what makes the intervals hold together
     assumes: str
+    of: str = "mean"  # of the differences
 
 
 RULES = {
@@ -43,7 +44,20 @@ RULES = {
         "seeds scatter alike in all arms: their spread is estimated once, from all of them",
     ),
     "sign_flip": Told("sign-flip interval", "Bonferroni", "differences lie symmetrically about their middle"),
+    "median": Told("sign-test interval", "Bonferroni", "seeds are drawn independently, and nothing else", "median"),
+    "iqm": Told(
+        "bootstrap interval",
+        "Bonferroni",
+        "seeds that are drawn again scatter as new ones would",
+        "interquartile mean",
+    ),
 }
+SINGLE = {
+    "paired_t": paired_difference,
+    "sign_flip": sign_flip_difference,
+    "median": median_difference,
+    "iqm": iqm_difference,
+}  # by which an arm is compared with the baseline without a look at the others
 
 
 def replaced(change: Changed) -> str:
@@ -84,7 +98,7 @@ def compared(study: Study, runs: tuple[Run, ...], metric: str) -> dict[str, Comp
 def _alone(study: Study, ours: dict[int, float], theirs: dict[int, float]) -> Compared:
     seeds = [seed for seed in study.tested if seed in ours and seed in theirs]
     pair = [ours[seed] for seed in seeds], [theirs[seed] for seed in seeds]
-    rule = sign_flip_difference if study.decide.rule == "sign_flip" else paired_difference
+    rule = SINGLE.get(study.decide.rule, paired_difference)
     return Compared(rule(*pair, study.alpha, study.comparisons), _by_seed(seeds, *pair))
 
 
@@ -104,7 +118,7 @@ def needed(study: Study, difference: Difference) -> int | None:
 
     None where that cannot be said: without a spread, or beyond MOST_SEEDS.
     """
-    if not difference.sd or not difference.mean:
+    if not difference.sd or not difference.estimate:
         return None
 
     def scale(n: int) -> Scale:
@@ -112,7 +126,7 @@ def needed(study: Study, difference: Difference) -> int | None:
             return blocked_scale(len(study.arms), n, study.alpha, study.comparisons)
         return paired_scale(n, study.alpha, study.comparisons)
 
-    return seeds_needed(abs(difference.mean) / difference.sd, difference.n, scale)
+    return seeds_needed(abs(difference.estimate) / difference.sd, difference.n, scale)
 
 
 def _by_seed(seeds: Sequence[int], ours: Sequence[float], theirs: Sequence[float]) -> dict[int, float]:

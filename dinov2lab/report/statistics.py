@@ -2,13 +2,14 @@
 
 With the few seeds that training allows, a bootstrap is falsely tight and no permutation test can reach 0.05; a t
 interval on the paired differences holds its level. Intervals of several comparisons to one baseline hold together at
-alpha, and what is shown is what decides. There are three rules, one of which a study chooses before it runs:
+alpha, and what is shown is what decides. There are five rules, one of which a study chooses before it runs:
 
     paired_t   each comparison by its own spread; together by Bonferroni: each t quantile is taken at alpha / comparisons
     blocked    all arms share one estimate of the spread, that of a randomised block design whose blocks are the seeds;
                together by Dunnett's quantile (Dunnett 1955). Many more degrees of freedom, for one more assumption: that
                seeds scatter alike in all arms
-    sign_flip  exact whatever the differences' distribution, if it is symmetric; together by Bonferroni. See resampling.py
+
+The other three, sign_flip, median and iqm, are in resampling.py.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,13 +46,11 @@ class Difference:
     """Arm minus baseline over their common seeds, in the metric's own unit."""
 
     n: int
-    mean: float | None
-    interval: (
-        Interval | None
-    )  # simultaneous over the comparisons; none with fewer seeds than the rule needs, or no spread
-    resolvable: float | None  # smallest true difference that is found with a probability of POWER; sign_flip knows none
+    estimate: float | None  # the mean, unless the rule is about another middle
+    interval: Interval | None  # simultaneous over the comparisons; none with too few seeds for the rule, or no spread
+    resolvable: float | None  # smallest true difference that is found with a probability of POWER; of t intervals alone
     resolvable_interval: Interval | None  # of `resolvable`, since the spread it rests on is itself an estimate
-    sd: float | None = None  # estimated, of the differences; sign_flip has none
+    sd: float | None = None  # estimated, of the differences, where t intervals rest on it
     effect_interval: Interval | None = (
         None  # of `effect`, at the quantile that decides: zero is in both intervals or in none
     )
@@ -59,8 +58,8 @@ class Difference:
 
     @property
     def effect(self) -> float | None:
-        """The mean in standard deviations of the differences, as the rule estimates them (Cohen's d for pairs)."""
-        return self.mean / self.sd if self.sd and self.mean is not None else None
+        """In standard deviations of the differences, as the rule estimates them (Cohen's d for pairs)."""
+        return self.estimate / self.sd if self.sd and self.estimate is not None else None
 
 
 class Scale(NamedTuple):
@@ -210,11 +209,11 @@ def blocked_differences(
     )
 
 
-def unjudged(differences: NDArray[np.float64]) -> Difference:
-    """Without an interval: fewer seeds than one needs, or a value that is no number."""
+def unjudged(differences: NDArray[np.float64], *, exact: bool = False) -> Difference:
+    """Without an interval: fewer seeds than one needs, a value that is no number or, where `exact`, no spread."""
     n = len(differences)
     mean = float(differences.mean()) if n and np.isfinite(differences).all() else None
-    return Difference(n, mean, None, None, None)
+    return Difference(n, mean, None, None, None, exact=exact)
 
 
 def _judged(mean: float, sd: float, n: int, scale: Scale, alpha: float, size: float) -> Difference:
@@ -238,7 +237,7 @@ def separates(difference: Difference, *, higher_is_better: bool, margin: float |
 
     With a `margin`, in the metric's own unit, an interval that holds zero but no loss of so much says `no worse`.
     """
-    if difference.exact and difference.mean is not None and abs(difference.mean) <= ROUNDING:
+    if difference.exact and difference.estimate is not None and abs(difference.estimate) <= ROUNDING:
         return "not separable"
     if difference.interval is None:
         return "none"

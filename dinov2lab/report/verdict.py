@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from dinov2lab.report import words
 from dinov2lab.report.confounds import confounds
-from dinov2lab.report.rules import Compared, compared, needed
+from dinov2lab.report.rules import RULES, Compared, compared, needed
 from dinov2lab.report.statistics import MOST_SEEDS, Claim, Difference, Mean, mean_of, separates
 from dinov2lab.report.tables import Run, by_arm, finals, labelled, mixtures
 from dinov2lab.spec.study import Study
@@ -90,7 +90,7 @@ def _judge(study: Study, runs: tuple[Run, ...], metric: str, arm: str, found: Co
         text += f"; beside {words.listed(study.factor)} it differs in {unlike}"
     low, high = difference.interval or (None, None)
     effect = (difference.effect, *(difference.effect_interval or (None, None)))
-    row = Row(metric, arm, study.baseline, difference.mean, low, high, claim, text, *effect)
+    row = Row(metric, arm, study.baseline, difference.estimate, low, high, claim, text, *effect)
     return Judged(row, difference, found.seeds)
 
 
@@ -103,9 +103,9 @@ def _refusal(
     waiting = [run for run in here if run.status in ("unfinished", "not run")]
     if not difference.n:
         return _no_pair(here, metric, waiting)
-    if difference.mean is None:
+    if difference.estimate is None:
         return "no claim: a run ended with a value that is no number"
-    measured = f"{words.signed_points(metric, difference.mean)}{_reach(study, metric, difference)}"
+    measured = f"{words.signed_points(metric, difference.estimate)}{_reach(study, metric, difference)}"
     if against.mixed and not against.pool:
         return f"no claim: {'; '.join(against.mixed)}"
     if difference.n == 1:
@@ -136,8 +136,14 @@ def _no_pair(here: list[Run], metric: str, waiting: list[Run]) -> str:
 
 
 def _reach(study: Study, metric: str, difference: Difference) -> str:
-    level = words.level(study.decide.alpha)
-    return f" ({level} interval {words.signed_span(metric, difference.interval)})" if difference.interval else ""
+    if difference.interval is None:
+        return ""
+    return f" ({_interval_named(study)} {words.signed_span(metric, difference.interval)})"
+
+
+def _interval_named(study: Study) -> str:
+    of = RULES[study.decide.rule].of
+    return f"{words.level(study.decide.alpha)} interval" + (f" of the {of}" if of != "mean" else "")
 
 
 def _claimed(study: Study, metric: str, claim: Claim, difference: Difference) -> str:
@@ -145,8 +151,8 @@ def _claimed(study: Study, metric: str, claim: Claim, difference: Difference) ->
     if difference.exact:
         return f"not separable: the values are equal in each of {seeds}"
     if claim in ("better", "worse"):
-        return f"{claim} than {study.baseline} by {words.points(metric, abs(difference.mean or 0))}{reach}, {seeds}"
-    measured = f"{words.signed_points(metric, difference.mean)}{reach}"
+        return f"{claim} than {study.baseline} by {words.points(metric, abs(difference.estimate or 0))}{reach}, {seeds}"
+    measured = f"{words.signed_points(metric, difference.estimate)}{reach}"
     if claim == "no worse":
         return f"no worse than {study.baseline} by {words.points(metric, study.decide.margin)}: {measured}, {seeds}"
     return f"not separable: {measured}; {_resolved(metric, seeds, (difference,))}{_wanted(study, difference)}"
@@ -154,7 +160,7 @@ def _claimed(study: Study, metric: str, claim: Claim, difference: Difference) ->
 
 def _wanted(study: Study, difference: Difference) -> str:
     """What a claim would take, were the difference as large as it looks."""
-    if difference.sd is None or not difference.mean:
+    if difference.sd is None or not difference.estimate:
         return ""
     seeds = needed(study, difference)
     return f"; to find one as large as this would take {words.count(seeds) if seeds else f'over {MOST_SEEDS}'} seeds"
@@ -247,9 +253,9 @@ def _even(judged: Sequence[Judged]) -> list[Judged]:
 def _named(study: Study, each: Judged, judged: Sequence[Judged]) -> str:
     """An arm; with what was measured of it, where it shares a sentence with others that are not separable, but not many."""
     if each in (even := _even(judged)) and 1 < len(even) <= MEASURED:
-        level, reach = words.level(study.decide.alpha), words.signed_span(study.decide.metric, each.difference.interval)
-        measured = words.signed_points(study.decide.metric, each.difference.mean)
-        return f"{each.row.arm} ({measured}, {level} interval {reach})"
+        measured = words.signed_points(study.decide.metric, each.difference.estimate)
+        reach = words.signed_span(study.decide.metric, each.difference.interval)
+        return f"{each.row.arm} ({measured}, {_interval_named(study)} {reach})"
     return each.row.arm
 
 
@@ -262,6 +268,6 @@ def _said(study: Study, each: Judged, judged: tuple[Judged, ...]) -> str:
     even = [other.difference for other in _even(judged)]
     metric, seeds = study.decide.metric, words.plural(min(difference.n for difference in even), "seed")
     if len(even) == 1:
-        measured = f"{words.signed_points(metric, each.difference.mean)}{_reach(study, metric, each.difference)}"
+        measured = f"{words.signed_points(metric, each.difference.estimate)}{_reach(study, metric, each.difference)}"
         return f" is not separable from {study.baseline}: {measured}; {_resolved(metric, seeds, even)}"
     return f" are not separable from {study.baseline}: {_resolved(metric, seeds, even)}"

@@ -19,17 +19,21 @@ class Arm(Section):
     at: dict[int, RunSpec] = later(absent={})  # seed -> what it is there, where it was tuned for each; never in a file
 
 
+LEAST_IQM = 5  # seeds: of fewer, an interquartile mean leaves out none or all but two
+
+
 class Decide(Section):
     """Paired differences to the baseline, with intervals that hold together for all arms at `alpha`.
 
     The rules are those of report/statistics.py: `paired_t` assumes least; `blocked` pools the spread of all arms over seeds,
-    which tells much smaller differences apart where seeds scatter alike in all of them; `sign_flip` is a permutation test.
+    which tells much smaller differences apart where seeds scatter alike in all of them; `sign_flip` is a permutation test;
+    `median` and `iqm` are about another middle of the differences than their mean, by ranks and by the bootstrap.
     """
 
     metric: str
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     looks: Count = 2  # at the results that `alpha` is shared out to: the first one, and one after each --more-seeds
-    rule: Literal["paired_t", "blocked", "sign_flip"] = "paired_t"
+    rule: Literal["paired_t", "blocked", "sign_flip", "median", "iqm"] = "paired_t"
     fresh: bool = later(
         absent=False
     )  # the claim is tested on the seeds of --more-seeds alone, at all of alpha; the first look explores
@@ -132,10 +136,12 @@ class Study(Section):
 
     def _can_claim(self) -> None:
         """Raises ValueError where the smallest p that its rule can reach is too large: t tests have none."""
-        smallest = 2.0 ** (1 - len(self.tested))  # two-sided p that flipping signs can give
-        if self.decide.rule == "sign_flip" and not self.explores and smallest > self.alpha / self.comparisons:
+        rule, smallest = self.decide.rule, 2.0 ** (1 - len(self.tested))  # two-sided p that signs can give
+        if rule == "iqm" and not self.explores and len(self.tested) < LEAST_IQM:
+            raise ValueError(f"decide.rule iqm: {len(self.tested)} seeds, and it takes {LEAST_IQM}; or rule paired_t")
+        if rule in ("sign_flip", "median") and not self.explores and smallest > self.alpha / self.comparisons:
             raise ValueError(
-                f"decide.rule sign_flip: {len(self.tested)} seeds reach p = {smallest:.2g} at best, and the study wants "
+                f"decide.rule {rule}: {len(self.tested)} seeds reach p = {smallest:.2g} at best, and the study wants "
                 f"{self.alpha / self.comparisons:.2g}; more seeds, or rule paired_t or blocked"
             )
 

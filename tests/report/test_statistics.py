@@ -34,7 +34,7 @@ def test_one_comparison_is_the_paired_t_test(n):
     reference = stats.ttest_rel(arm, baseline).confidence_interval(0.95)
     ours = paired_difference(arm, baseline, alpha=0.05, comparisons=1)
     assert ours.n == n
-    assert ours.mean == pytest.approx((arm - baseline).mean())
+    assert ours.estimate == pytest.approx((arm - baseline).mean())
     assert ours.interval == pytest.approx((reference.low, reference.high))
 
 
@@ -87,7 +87,7 @@ def test_the_interval_of_the_resolvable_difference_holds_the_one_of_the_true_spr
 def test_a_constant_on_all_seeds_of_an_arm_shifts_the_difference_and_nothing_else(arm, baseline, constant):
     before = paired_difference(arm, baseline, 0.05, 3)
     after = paired_difference([value + constant for value in arm], baseline, 0.05, 3)
-    assert after.mean == pytest.approx(before.mean + constant, abs=1e-9)
+    assert after.estimate == pytest.approx(before.estimate + constant, abs=1e-9)
     if before.interval and after.interval:
         shifted = (before.interval.low + constant, before.interval.high + constant)
         assert after.interval == pytest.approx(shifted, abs=1e-7)
@@ -97,7 +97,7 @@ def test_a_constant_on_all_seeds_of_an_arm_shifts_the_difference_and_nothing_els
 @given(values, values)
 def test_swapping_the_arms_flips_the_sign(arm, baseline):
     one, other = paired_difference(arm, baseline, 0.05, 2), paired_difference(baseline, arm, 0.05, 2)
-    assert one.mean == pytest.approx(-other.mean)
+    assert one.estimate == pytest.approx(-other.estimate)
     flipped = {"better": "worse", "worse": "better", "not separable": "not separable", "none": "none"}
     assert separates(one, higher_is_better=True) == flipped[separates(other, higher_is_better=True)]
     assert separates(one, higher_is_better=True) == separates(other, higher_is_better=False)
@@ -114,7 +114,7 @@ def test_more_comparisons_never_make_an_interval_narrower(arm, baseline, compari
 
 def test_one_seed_has_a_difference_and_no_interval():
     one = paired_difference([0.7], [0.6], 0.05, 1)
-    assert one.mean == pytest.approx(0.1)
+    assert one.estimate == pytest.approx(0.1)
     assert one.interval is None
     assert separates(one, higher_is_better=True) == "none"
 
@@ -130,5 +130,5 @@ def test_equal_differences_in_every_seed_carry_no_interval():
 
 def test_a_value_that_is_no_number_leaves_no_difference():
     broken = paired_difference([0.5, float("nan")], [0.4, 0.4], 0.05, 1)
-    assert (broken.n, broken.mean, broken.interval) == (2, None, None)
+    assert (broken.n, broken.estimate, broken.interval) == (2, None, None)
     assert separates(broken, higher_is_better=True) == "none"
