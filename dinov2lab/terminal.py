@@ -91,7 +91,7 @@ def show_listing(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
 
 
 def show_states(study: Study, rows: Sequence[dict[str, Any]], as_json: bool) -> None:
-    """Arms and seeds, and why what failed has failed."""
+    """Arms and seeds, the runs that go on, and why what failed has failed."""
     if as_json:
         say_json(rows)
         return
@@ -100,8 +100,9 @@ def show_states(study: Study, rows: Sequence[dict[str, Any]], as_json: bool) -> 
     lines = [(arm.name, *(cells[arm.name, seed] for seed in study.seeds)) for arm in study.arms]
     table(("arm", *(f"seed {seed}" for seed in study.seeds)), lines)
     for row in rows:
-        if row["error"]:
-            say(f"{row['arm']} seed {row['seed']} {row['state']}: {row['error']}")
+        if row["state"] in ("running", "failed", "lost"):  # whose log may be wanted
+            why = f": {row['error']}" if row["error"] else ""
+            say(f"{row['arm']} seed {row['seed']}: run {row['run']} {row['state']}{why}")
 
 
 def _state(row: dict[str, Any]) -> str:

@@ -242,7 +242,9 @@ class TestStatus:
         uncurated, retrieved = (next(line for line in table if line.startswith(arm)) for arm in ("unc", "ret"))
         assert re.search(r"done, val/knn 0\.\d+ +failed, 12,800 of 25,600, val/knn 0\.\d+", uncurated)
         assert re.search(r"running, 5,120 of 25,600, val/knn 0\.\d+ +waiting", retrieved)
-        assert table[-1] == "uncurated seed 1 failed: the loss is NaN"
+        failed = project.cell("uncurated", 1)
+        assert table[-2] == f"retrieved seed 0: run {running.run} running"
+        assert table[-1] == f"uncurated seed 1: run {failed.run} failed: the loss is NaN"
         assert [states["retrieved", seed]["state"] for seed in (0, 1)] == ["running", "waiting"]
 
     def test_a_study_that_ran_with_overrides_is_known_by_its_name(self, project: Project, call) -> None:

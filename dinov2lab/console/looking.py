@@ -37,9 +37,7 @@ def status(study: options.StudyName, workspace: options.Place = options.LAB, as_
 
 
 def logs(
-    run: Annotated[
-        str, typer.Argument(metavar="RUN", help="The first letters of a run's id, as `status --json` shows it.")
-    ],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The first letters of a run's id, as `status` shows it.")],
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")] = False,
     workspace: options.Place = options.LAB,
 ) -> None:
