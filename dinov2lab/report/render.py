@@ -96,6 +96,9 @@ def _view(study: Study, runs: tuple[Run, ...], pool: bool) -> dict[str, Any]:
     others = [metric for metric in study.metrics if metric != study.decide.metric]
     metrics = [_metric(study, runs, metric, against) for metric in (study.decide.metric, *others)]
     decided = _judged(metrics[0])
+    told = [
+        each.row.arm for each in decided if each.row.claim in verdict.CLAIMED
+    ]  # the answer has their differences in it
     gains = references.gains(study, runs, study.decide.metric)
     origins, costs = tables.origins(runs), tables.costs(study, runs)
     return script() | {
@@ -109,7 +112,7 @@ def _view(study: Study, runs: tuple[Run, ...], pool: bool) -> dict[str, Any]:
         "mixtures": against.mixed,
         "mixed": verdict.mixed(study, {each["name"]: _judged(each) for each in metrics}, against),
         "pool": pool,
-        "confounds": against.unlike,
+        "confounds": {arm: text for arm, text in against.unlike.items() if arm not in told},
         "labelled": tables.labelled(runs),
         "runs": runs,
         "finished": [run for run in runs if run.status == "finished"],

@@ -11,6 +11,7 @@ from dinov2lab.report.tables import Run, by_arm, finals, labelled, mixtures
 from dinov2lab.spec.study import Study
 
 NOT_QUALITY = ("health/", "loss/", "optim/", "teacher/", "student/", "gradient/", "speed/")
+CLAIMED: tuple[Claim, ...] = ("better", "worse", "no worse")
 MEASURED = 4  # arms that are not separable of which the answer tells one by one what was measured
 ORDER: dict[Claim, int] = {
     "better": 0,
@@ -173,8 +174,8 @@ def _resolved(metric: str, seeds: str, differences: Sequence[Difference]) -> str
         return f"with {seeds} nothing smaller than the interval is told apart"
     span = words.resolvable_points(metric, least[-1])
     if len(differences) > 1 and words.resolvable_points(metric, least[0]) != span:
-        span = f"{words.resolvable(metric, least[0])} to {span}, depending on the arm"
-    return f"with {seeds} the smallest difference that could have been resolved is {span}"
+        span = f"{words.resolvable(metric, least[0])} to {span}, depending on the arm,"
+    return f"with {seeds} only a difference of {span} would have been found four times in five"
 
 
 def _left_out(study: Study, runs: Iterable[Run], metric: str, arm: str, found: Compared) -> str:
@@ -261,7 +262,7 @@ def _named(study: Study, each: Judged, judged: Sequence[Judged]) -> str:
 
 def _said(study: Study, each: Judged, judged: tuple[Judged, ...]) -> str:
     """The predicate of an arm; arms of one predicate share a sentence."""
-    if each.row.claim in ("better", "worse", "no worse"):
+    if each.row.claim in CLAIMED:
         return f" is {each.row.words}"
     if each.row.claim == "none" or each.difference.exact:
         return f": {each.row.words}"
