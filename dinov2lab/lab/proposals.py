@@ -139,8 +139,8 @@ def journal(folder: Path) -> JournalStorage:
 
 def public(url: str) -> str:
     """Without the user and the password."""
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
+    scheme, slashes, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}" if slashes else url.rpartition("@")[2]
 
 
 @contextmanager
@@ -163,7 +163,7 @@ def _line(error: Exception, url: str | None) -> str:
     if isinstance(root, ModuleNotFoundError):
         return f"it needs {root.name}, which is not installed here"
     if isinstance(root, ArgumentError):
-        return "is no address of a database, such as sqlite:///FILE or postgresql+pg8000://ME@HOST/DATABASE"
+        return "no address of a database, such as sqlite:///FILE or postgresql+pg8000://ME@HOST/DATABASE"
     said = root.args[0] if root.args else ""
     text = str(said["M"] if isinstance(said, dict) and "M" in said else root)  # pg8000: PostgreSQL's fields by letter
     line = (text.strip().splitlines() or [type(root).__name__])[0]

@@ -374,6 +374,18 @@ class TestStorage:
         assert "\n" not in str(error.value)
         assert "secret" not in str(error.value)
 
+    @pytest.mark.parametrize(
+        ("url", "shown"),
+        [
+            ("nonsense", "nonsense"),
+            ("me:secret@h/x", "h/x"),
+            ("postgresql://me:se://cr@et@h:1/x", "postgresql://h:1/x"),
+            ("sqlite:////a/b.db", "sqlite:////a/b.db"),
+        ],
+    )
+    def test_an_address_is_shown_without_user_and_password(self, url: str, shown: str) -> None:
+        assert proposals.public(url) == shown
+
     def test_a_damaged_journal_is_one_line(self, tmp_path: Path) -> None:
         place = synthetic.workspace(tmp_path)
         work(synthetic.search(budget={"trials": 1}), place, Bench(place))
