@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import typer
 
+from dinov2lab import options
 from dinov2lab.console import images, looking, mirrored, networks, running, specs, starting
 
 INTERRUPTED = 130  # what a shell makes of SIGINT
@@ -61,6 +62,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         typer.echo(f"{error.filename or 'file system'}: {error.strerror or error}", err=True)
         raise SystemExit(2) from None
+    except Exception:
+        words = sys.argv[1:] if arguments is None else arguments
+        if list(words[:1]) != ["doctor"]:
+            raise
+        _doctor(as_json="--json" in words)
+
+
+def _doctor(*, as_json: bool) -> None:
+    """Of ./lab. For where a library that typer itself reads options with is broken: this command is to say which."""
+    try:
+        starting.doctor(options.LAB, as_json)
+    except typer.Exit as end:
+        raise SystemExit(end.exit_code) from None
 
 
 if __name__ == "__main__":

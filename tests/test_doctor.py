@@ -77,6 +77,17 @@ def test_with_a_torch_that_dies_the_command_says_what_mends_it_and_exits_with_1(
     assert {"CUDA", "disk", "shared memory", "open files", "Slurm", "MLflow's store"} <= found.keys()
 
 
+def test_a_pydantic_that_is_broken_is_a_finding_too_though_the_command_line_needs_it(
+    broken: Path, tmp_path: Path
+) -> None:
+    (broken / "pydantic").mkdir()
+    (broken / "pydantic" / "__init__.py").write_text("raise ImportError('pydantic_core is of another version')\n")
+    answer = dinov2lab(tmp_path, "doctor", "--json", PYTHONPATH=os.environ["PYTHONPATH"])
+    assert (answer.returncode, answer.stderr) == (1, "")
+    libraries = next(each for each in json.loads(answer.stdout)["found"] if each["what"] == "libraries")
+    assert "pydantic: ImportError: pydantic_core is of another version" in libraries["there"]
+
+
 def test_a_check_that_fails_itself_is_a_finding_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,7 +62,10 @@ def layout_of(folder: Path, place: Path) -> Layout:
         raise ValueError(
             f"{shown(place)}: lies in the folder of images, and would be read as one; choose another place"
         )
-    return read(FolderSource(f"--images {shown(folder)}", folder).paths)
+    try:
+        return read(FolderSource(f"--images {shown(folder)}", folder).paths)
+    except ValueError as error:  # which may name it as it is, with whatever is in its name
+        raise ValueError(str(error).replace(str(folder), shown(folder))) from None
 
 
 def read(paths: Sequence[str]) -> Layout:

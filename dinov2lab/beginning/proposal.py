@@ -1,5 +1,6 @@
 """A folder of images looked at, and what is proposed for it: in words, and for --json."""
 
+import json
 import shlex
 from collections.abc import Iterator
 from math import ceil
@@ -70,8 +71,9 @@ def lines(proposal: Proposal, place: Path) -> Iterator[str]:
     yield ""
     yield f"study     ablations/{study.name}.yaml: {study.question}"
     yield f"  because {study.why}"
-    whole = f"{study.runs} runs, {machine.jobs} at a time: about {duration(proposal.study_hours * 3600)}"
-    yield f"  arms {', '.join(study.arms)}; decided on {study.metric}; {whole}"
+    yield f"  arms {', '.join(study.arms)}; decided on {study.metric}"
+    took = duration(proposal.study_hours * 3600)
+    yield f"  {study.runs} runs, one of which is `{NAME}` itself, {machine.jobs} at a time: about {took}"
     yield ""
     for note in recipe.notes:
         yield f"note      {note}"
@@ -107,7 +109,7 @@ def _of_copies(found: Survey) -> str:
 
 
 def _short(value: Any) -> str:
-    return "none" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,}" if isinstance(value, int) else value if isinstance(value, str) else json.dumps(value)
 
 
 def commands(proposal: Proposal, place: Path) -> list[str]:

@@ -11,11 +11,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
-from dinov2lab.spec.resources import Resources
-from dinov2lab.store.folders import Workspace
-
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # `doctor` asks how processes ended where pydantic is broken, too
     from dinov2lab.data.source import Roots
+    from dinov2lab.spec.resources import Resources
+    from dinov2lab.store.folders import Workspace
 
 ENOUGH = 3  # workers that die one after the other before they have begun a run
 
@@ -26,7 +25,7 @@ def cause(code: int) -> str:
     return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
-def place_of_work(workspace: Workspace, roots: "Roots", resources: Resources) -> dict[str, object]:
+def place_of_work(workspace: "Workspace", roots: "Roots", resources: "Resources") -> dict[str, object]:
     """What every worker is told first."""
     return {
         "workspace": str(workspace.path),

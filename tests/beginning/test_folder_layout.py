@@ -88,6 +88,6 @@ def test_what_is_no_folder_of_images_is_one_line(tmp_path: Path) -> None:
     assert "is a file, not a folder of images; a recipe reads it as" in refused(tmp_path / "images.parquet", lab)
     assert "no images in" in refused(photos, lab)
     assert "lies in the folder of images" in refused(photos, photos / "lab")
-    assert "'" + str(tmp_path) + r"/a\n\"b c\"'" in refused(tmp_path / 'a\n"b c"', lab).replace('"b', r"\"b").replace(
-        'c"', r"c\""
-    )
+    odd = tmp_path / 'new\nline "quoted" ü'
+    odd.mkdir()
+    assert f"no images in {str(odd)!r}" in refused(odd, lab)
