@@ -27,7 +27,6 @@ from dinov2lab.store.folders import Workspace
 from dinov2lab.store.result import RunFolder
 from dinov2lab.store.state import Standing, State
 from dinov2lab.store.submission import Jobs, launches, of_study, submission
-from dinov2lab.store.trials import has_run
 
 SETTLED = ("done", "failed", "queued", "running")
 POLL = 1.0  # seconds between two looks at a log
@@ -259,10 +258,10 @@ def end(name: str, place: Path, *, as_json: bool) -> None:
 
 def _names_of_jobs(name: str, workspace: Workspace) -> list[str]:
     """What the jobs of a search or a study were sent for: a study's may be those of the searches that tune its arms."""
-    if has_run(name, workspace):
-        return [name]
+    if search := searching.known_search(name, workspace):
+        return [search.name]
     study = commands.find_planned(name, workspace)
-    return [study.name, *(search.name for search in searches(study).values())] if study.tune else [study.name]
+    return [study.name, *(each.name for each in searches(study).values())] if study.tune else [study.name]
 
 
 def tidy(place: Path, *, remove: bool, as_json: bool) -> None:

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dinov2lab.commands import of_kind, run_study, verdict_of
 from dinov2lab.lab.standing import standings
 from dinov2lab.publisher import Publisher
-from dinov2lab.spec.load import find
+from dinov2lab.spec.load import FOLDERS, find, kind_of
 from dinov2lab.spec.load_search import load_search
 from dinov2lab.spec.points import confirmation, runs_at
 from dinov2lab.spec.resources import Resources
 from dinov2lab.spec.search import SearchSpec
 from dinov2lab.spec.study import Cell, Study
 from dinov2lab.store.folders import Workspace
-from dinov2lab.store.trials import Trial, best_trials, is_concluded, read_trials
+from dinov2lab.store.trials import Trial, best_trials, has_run, is_concluded, read_trials, stored_search
 from dinov2lab.terminal import metric, note, plural, say, say_json, show_verdict, table
 
 if TYPE_CHECKING:
@@ -36,6 +36,19 @@ PUBLISH_SECONDS = 60.0  # between two reports while trials end
 def find_search(name: str, overrides: Sequence[str], transfer: Sequence[str] = ()) -> SearchSpec:
     also = [f"transfer={json.dumps(list(transfer))}"] if transfer else []
     return load_search(of_kind(find(name, "search"), "search"), [*overrides, *also])
+
+
+def known_search(name: str, workspace: Workspace) -> SearchSpec | None:
+    """The search by that name or file as it ran last here, or as its file says; None where it is a study's, or nobody's."""
+    file, study = FOLDERS["search"] / f"{name}.yaml", FOLDERS["study"] / f"{name}.yaml"
+    if Path(name).is_file() or (file.is_file() and not study.is_file()):
+        path = find(name)
+        if kind_of(path) != "search":
+            return None
+        found = load_search(path)
+        return stored_search(found.name, workspace) if has_run(found.name, workspace) else found
+    taken = study.is_file() or workspace.study(name).is_file()
+    return stored_search(name, workspace) if has_run(name, workspace) and not taken else None
 
 
 def run_search(
@@ -241,7 +254,8 @@ def _show_trials(search: SearchSpec, trials: Sequence[Trial]) -> bool:
     if lines:
         table(("trial", *search.metrics, "point"), lines, right=("trial", *search.metrics))
     counts = Counter(trial.state for trial in trials)
-    say(f"{plural(len(trials), 'trial')}: {', '.join(f'{count} {state}' for state, count in sorted(counts.items()))}")
+    told = [plural(len(trials), "trial"), ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))]
+    say(": ".join(filter(None, told)))
     return bool(lines)
 
 

@@ -267,6 +267,10 @@ def test_status_shows_how_far_the_searches_are_and_which_runs_go_on(
     assert (code, f"warmth.warm, trial 0: run {run} waiting" in said) == (0, True)
     code, said, _ = call("status", "warmth.warm")
     assert (code, said.splitlines()[1:]) == (0, ["1 trial: 1 running", f"trial 0: run {run} waiting"])
+    for name in ("rates", "experiments/rates.yaml"):  # which has not begun
+        assert call("status", name) == (0, "rates\n0 trials\n", "")
+    Path("ablations/rates.yaml").write_text(STUDY)
+    assert "rates.cold" in call("status", "rates")[1]  # by that name a study comes first
     told = json.loads(call("status", "warmth.cold", "--json")[1])
     assert (told["search"], len(told["trials"]) >= 6, told["running"]) == ("warmth.cold", True, [])
 
@@ -284,6 +288,7 @@ def test_cancel_ends_the_jobs_of_the_searches_too(
     monkeypatch.setattr(slurm, "cancel", cancelled.extend)
     assert json.loads(call("cancel", "warmth", "--json")[1]) == {"name": "warmth", "cancelled": ["1", "2", "3"]}
     assert sorted(cancelled) == ["1", "2", "3"]
+    assert json.loads(call("cancel", "rates", "--json")[1]) == {"name": "rates", "cancelled": []}
 
 
 def test_the_commands_say_how_far_it_is(lab: Workspace, call: Callable[..., tuple[int, str, str]]) -> None:

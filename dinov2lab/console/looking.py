@@ -17,15 +17,12 @@ def list_(workspace: options.Place = options.LAB, as_json: options.Json = False)
 
 def status(study: options.StudyName, workspace: options.Place = options.LAB, as_json: options.Json = False) -> None:
     """How the runs of a study stand: arms and seeds; before its arms are tuned, how far their searches are. Or a search."""
-    from dinov2lab import commands, overview, terminal
+    from dinov2lab import commands, overview, searching, terminal
     from dinov2lab.store.folders import Workspace
-    from dinov2lab.store.trials import has_run, stored_search
 
     place = Workspace(workspace)
-    if has_run(study, place):
-        from dinov2lab import searching
-
-        searching.show_standing(stored_search(study, place), place, as_json)
+    if search := searching.known_search(study, place):
+        searching.show_standing(search, place, as_json)
         return
     one = commands.find_planned(study, place)
     if one.untuned:
