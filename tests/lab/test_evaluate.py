@@ -27,6 +27,7 @@ from dinov2lab.spec.load import load_recipe, load_study
 from dinov2lab.spec.run import RunSpec
 from dinov2lab.spec.study import expand
 from dinov2lab.store import atomic
+from dinov2lab.store.evaluation import METRICS
 from dinov2lab.store.folders import Workspace
 from dinov2lab.store.result import RunFolder, RunResult
 
@@ -120,6 +121,31 @@ def test_every_evaluation_has_its_images_in_toyweb(spec: RunSpec, places: Places
     }
     assert dense["test/depth_order"] > 0.5
     assert len(list(subject.folder.glob("*.png"))) == 2
+
+
+def test_each_is_usable_alone_and_measures_nothing_else(spec: RunSpec, places: Places) -> None:
+    scenes, copies = DENSE.on[0], "toyweb:copies?images=96"
+    alone = {
+        "knn": (MEMORY, TEST, {"knn"}),
+        "few_shot": (MEMORY, TEST, {"knn_1_shot", "knn_5_shot", "knn_10_shot"}),
+        "linear": (MEMORY, TEST, {"linear"}),
+        "linear_grid": (MEMORY, TEST, {"linear"}),
+        "logistic": (MEMORY, TEST, {"logistic"}),
+        "retrieval": (MEMORY, TEST, {"retrieval"}),
+        "segmentation": (DENSE.memory, scenes, {"segmentation"}),
+        "depth": (DENSE.memory, scenes, {"depth", "depth_order"}),
+        "copies": (MEMORY, copies, {"copies", "copies_recall"}),
+        "health": (MEMORY, TEST, set()),
+        "pictures": (MEMORY, TEST, set()),
+    }
+    assert alone.keys() | {"revisited"} == set(METRICS), "that one, on images of its own, below"
+    subject = of_run(finished(spec, places.workspace))
+    for metric, (memory, on, names) in alone.items():
+        found = evaluate(subject, Asked(memory, (on,), (metric,)), places)
+        tested = {name for name in found.values[on] if name.startswith("test/")}
+        assert tested == {f"test/{name}" for name in names}, metric
+        assert ("health/rankme" in found.values[on]) == (metric == "health")
+        assert not found.skipped
 
 
 def test_the_untold_is_told(spec: RunSpec, places: Places) -> None:
