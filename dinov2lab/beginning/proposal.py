@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from dinov2lab.beginning.layout import Layout
 from dinov2lab.beginning.machine import Machine, this_machine
 from dinov2lab.beginning.recipe import NAME, Recipe, propose
-from dinov2lab.beginning.study import First, first_study
+from dinov2lab.beginning.study import First, first_study, stages_against_copies
 from dinov2lab.beginning.survey import Survey, Tell, survey
 from dinov2lab.data.loader import Pictures
 from dinov2lab.data.source import FolderSource
@@ -117,10 +117,12 @@ def commands(proposal: Proposal, place: Path) -> list[str]:
     machine, study = proposal.machine, proposal.study
     parts = f" --micro-batches {proposal.recipe.speed.micro_batches}" * (proposal.recipe.speed.micro_batches > 1)
     jobs = f" --jobs {machine.jobs}" * (machine.jobs < (len(machine.gpus) or machine.cores))
+    counted_all = f'dinov2lab curate {NAME} --set "curation.stages={stages_against_copies(proposal.found)}"'
     return [
         f"cd {shlex.quote(str(place))}",
         f"dinov2lab run {NAME} --dry-run",
         f"dinov2lab run {NAME}{parts}",
+        *([counted_all] if study.name.endswith("copies") else []),
         f"dinov2lab run {study.name} --dry-run",
         f"dinov2lab run {study.name}{jobs}{parts}",
     ]

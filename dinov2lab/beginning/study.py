@@ -26,17 +26,22 @@ class First(NamedTuple):
 
 def first_study(found: Survey) -> First:
     share, about = found.copied_share, "" if found.whole else "about "
+    seen = "" if found.whole else f" ({found.pairs:,} pairs in a sample of {found.sampled:,})"
     if share >= WORTH:
-        why = f"{about}{100 * share:.0f} % of the images have a near copy"
+        why = f"{about}{100 * share:.0f} % of the images have a near copy{seen}"
         return _first(f"{NAME}_copies", "Is the set better without its near copies?", why, _copies(found), found)
-    why = f"{about}{100 * share:.1f} % of the images have a near copy, too few for a first question"
+    why = f"{about}{100 * share:.1f} % of the images have a near copy{seen}, too few for a first question"
     return _first(f"{NAME}_data_size", "How much of the data is enough?", why, _sizes(found), found)
 
 
-def _copies(found: Survey) -> dict[str, str]:
+def stages_against_copies(found: Survey) -> str:
     few = found.images <= DETECTABLE
     how = f"embedder: {{kind: copies}}, threshold: {LIKE}" if few else "threshold: 0.95"
-    return {"all": "{}", "deduplicated": f"{{curation.stages: [{{stage: duplicates, {how}}}]}}"}
+    return f"[{{stage: duplicates, {how}}}]"
+
+
+def _copies(found: Survey) -> dict[str, str]:
+    return {"all": "{}", "deduplicated": f"{{curation.stages: {stages_against_copies(found)}}}"}
 
 
 def _sizes(found: Survey) -> dict[str, str]:

@@ -14,7 +14,7 @@ from dinov2lab.training.loop import make_batch
 from dinov2lab.training.parts import Parts
 from dinov2lab.training.step import Batch, State, train_step
 
-STEPS = 5  # that are timed, after one that is not; the fastest counts, for other work on a machine only slows them
+TRIES, SECONDS = 6, 3.0  # of a step, and of its views
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ def speed_of(spec: RunSpec, pictures: Pictures, decoded_bytes: float, device: to
     key, order = Key(spec.seed), Order(len(pictures), Key(spec.seed))
     views = lambda: make_batch(0, pictures, order, spec, key, torch.device("cpu"))  # noqa: E731
     first, _ = _timed(views)
-    again, batch = min((_timed(views) for _ in range(STEPS)), key=lambda each: each[0])  # nothing left to decode
+    again, batch = _best(views)  # nothing left to decode
     making = first if decoded_bytes > CACHE_BYTES else again
     for parts in _parts(spec):
         try:
@@ -67,8 +67,15 @@ def _step_seconds(spec: RunSpec, batch: Batch, device: torch.device, resources: 
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    one()
-    return min(_timed(one)[0] for _ in range(STEPS))
+    return _best(one)[0]
+
+
+def _best(work: Callable[[], T]) -> tuple[float, T]:
+    """The seconds of the fastest try: other work on a machine only slows them. What takes long is tried less often."""
+    began, found = time.perf_counter(), [_timed(work)]
+    while len(found) < TRIES and time.perf_counter() - began < SECONDS:
+        found.append(_timed(work))
+    return min(found, key=lambda each: each[0])
 
 
 def _timed(work: Callable[[], T]) -> tuple[float, T]:

@@ -134,7 +134,7 @@ def test_what_is_said_has_every_reason_and_the_commands_last() -> None:
     proposal = whole(looked(unreadable={"empty": 3}, copied=16, pairs=8, exact=2))
     said = list(lines(proposal, Path("lab")))
     assert all(any(choice.why in line for line in said) for choice in proposal.recipe.choices)
-    assert said[-5:] == [f"  {command}" for command in commands(proposal, Path("lab"))]
+    assert said[-6:] == [f"  {command}" for command in commands(proposal, Path("lab"))]
     assert any("3 empty" in line for line in said)
     answer = json.loads(json.dumps(as_json(proposal, Path("lab"))))
     assert answer["images"]["unreadable"] == {"empty": 3}
