@@ -189,7 +189,8 @@ def _round(value: float) -> int:
 
 def _evaluation(found: Survey, base: RunSpec, images: int) -> list[Choice]:
     layout = found.layout
-    every = max(base.optim.batch, _round(min(images, PASSES * found.images) / 10))
+    rarely = 2 * found.images if layout.labelled else 0  # each look embeds all labelled images
+    every = max(base.optim.batch, rarely, _round(min(images, PASSES * found.images) / 10))
     if not layout.labelled:
         why = (
             "no labels: health alone is measured, which says whether features have collapsed and nothing of their worth"
@@ -208,7 +209,9 @@ def _evaluation(found: Survey, base: RunSpec, images: int) -> list[Choice]:
     return [
         Choice("evaluation.memory", layout.uri, fifth),
         test,
-        Choice("evaluation.every", every, "images between two looks at val"),
+        Choice(
+            "evaluation.every", every, "images between two looks at val, each of which embeds all that are labelled"
+        ),
     ]
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -36,25 +37,25 @@ def speed_of(spec: RunSpec, pictures: Pictures, decoded_bytes: float, device: to
     first, _ = _timed(views)
     again, batch = _best(views)  # nothing left to decode
     making = first if decoded_bytes > CACHE_BYTES else again
-    for parts in _parts(spec):
-        try:
-            step = _step_seconds(spec, batch.to(device), device, Resources(micro_batches=parts))
-            break
-        except torch.cuda.OutOfMemoryError:
-            torch.cuda.empty_cache()
-    else:
-        raise ValueError(f"a batch of {spec.optim.batch} images does not fit into the GPU, in however many parts")
+    parts, step = _in_parts_that_fit(
+        spec, lambda parts: _step_seconds(spec, batch.to(device), device, Resources(micro_batches=parts))
+    )
     if device.type == "cpu":
         return Speed(spec.optim.batch / (making + step))
     taken = torch.cuda.max_memory_allocated(device) / 2**30
     return Speed(spec.optim.batch / max(step, making / max(workers, 1)), parts, taken)
 
 
-def _parts(spec: RunSpec) -> list[int]:
-    """In how many micro-batches a batch may be cut."""
+def _in_parts_that_fit(spec: RunSpec, seconds: Callable[[int], float]) -> tuple[int, float]:
+    """In how few micro-batches a batch may be computed, and the `seconds` of a step so. Raises ValueError where in none."""
     koleo = spec.objective.koleo
     whole = 2 * spec.optim.batch // (koleo.group if koleo.weight else 1)
-    return [parts for parts in (1, 2, 4, 8, 16) if whole % parts == 0]
+    for parts in (1, 2, 4, 8, 16):
+        with suppress(torch.cuda.OutOfMemoryError):
+            if whole % parts == 0:
+                return parts, seconds(parts)
+        torch.cuda.empty_cache()
+    raise ValueError(f"a batch of {spec.optim.batch} images does not fit into the GPU, in however many parts")
 
 
 def _step_seconds(spec: RunSpec, batch: Batch, device: torch.device, resources: Resources) -> float:

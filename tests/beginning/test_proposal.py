@@ -118,6 +118,11 @@ def test_copies_are_the_first_question_where_there_are_any_else_the_size_of_the_
     assert list(few.arms) == ["images_60", "all"]
 
 
+def test_looks_at_many_labelled_images_are_few() -> None:
+    assert proposed(looked(labelled(images=2000), sampled=2000)).spec.evaluation.every < 200_000
+    assert proposed(looked(labelled(images=500_000))).spec.evaluation.every == 1_000_000
+
+
 def test_a_processor_that_does_not_multiply_in_bf16_is_not_asked_to() -> None:
     assert proposed(looked(), CORES._replace(bf16=False)).spec.optim.precision == "fp32"
 
