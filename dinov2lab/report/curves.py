@@ -83,11 +83,15 @@ def _middle(lines: Sequence[Line], arm: str) -> Line:
         for x, y in thinned(line.points):
             if math.isfinite(y):
                 values.setdefault(x, []).append(y)
-    spread = [
-        (x, *(float(each) for each in np.quantile(ys, (0.05, 0.5, 0.95))))
-        for x, ys in sorted(values.items())
-        if 2 * len(ys) >= len(lines)
-    ]
+    alike: dict[int, list[float]] = {}  # how many runs have a value -> where
+    for x, ys in values.items():
+        if 2 * len(ys) >= len(lines):
+            alike.setdefault(len(ys), []).append(x)
+    spread = sorted(
+        (x, *ends)
+        for xs in alike.values()
+        for x, ends in zip(xs, np.quantile([values[x] for x in xs], (0.05, 0.5, 0.95), axis=1).T.tolist(), strict=True)
+    )
     points = [(x, middle) for x, _, middle, _ in spread]
     return Line(
         lines[0].arm if lines else 0,

@@ -101,10 +101,12 @@ def dunnett_quantile(comparisons: int, df: int, alpha: float) -> float:
     return float(optimize.brentq(lambda bound: kept(bound) - (1 - alpha), 0, far))
 
 
+@lru_cache(maxsize=64)
 def _estimated_spread(df: int, count: int) -> NDArray[np.float64]:
-    """(count,) equally likely values of an estimated standard deviation over the true one."""
+    """(count,) equally likely values of an estimated standard deviation over the true one; kept, as they are dear."""
     quantiles = (np.arange(count) + 0.5) / count
     spread: NDArray[np.float64] = np.sqrt(2 * special.gammaincinv(df / 2, quantiles) / df)
+    spread.flags.writeable = False
     return spread
 
 
