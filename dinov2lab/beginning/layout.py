@@ -115,7 +115,10 @@ def _described(layout: Layout, paths: Sequence[str]) -> Layout:
     if classes and len(paths) < LEAST_OF_A_CLASS * len(classes):
         notes.append(f"{len(classes):,} folders for {len(paths):,} files are taken for no classes")
         classes = {}
-    endings = Counter(os.path.splitext(path)[1].lower() or "none" for path in paths)
+    found = (os.path.splitext(path)[1].lower() for path in paths)
+    endings = Counter(
+        ending if re.fullmatch(r"\.\w{1,8}", ending) else "other" if ending else "none" for ending in found
+    )
     return layout._replace(
         classes=classes, images=len(paths), endings=dict(endings.most_common()), notes=(*layout.notes, *notes)
     )

@@ -18,6 +18,8 @@ from dinov2lab.lab.speed import Speed, speed_of
 from dinov2lab.spec.run import RunSpec
 from dinov2lab.terminal import counted, duration
 
+TIMED = 32  # images that views are made of, again and again
+
 
 class Proposal(NamedTuple):
     found: Survey
@@ -38,14 +40,14 @@ class Proposal(NamedTuple):
 def look(folder: Path, layout: Layout, hours: float, tell: Tell) -> Proposal:
     """Raises ValueError where too few images can be read."""
     found, machine = survey(folder, layout, tell), this_machine()
-    source = FolderSource(layout.uri, folder / layout.train)
+    pictures = Pictures(FolderSource(layout.uri, folder / layout.train), found.rows[:TIMED])
+    decoding, workers = 0.0 if found.decoded_once else found.seconds, machine.cores // max(1, len(machine.gpus)) - 1
 
     def measured(spec: RunSpec) -> Speed:
-        tell(f"time {spec.model.size} at {spec.views.global_px} px", 0, 1)
-        pictures = Pictures(source, found.rows[: spec.optim.batch])
-        decoded = found.sizes.bytes * found.images
-        speed = speed_of(spec, pictures, decoded, machine.device, machine.cores // max(1, len(machine.gpus)) - 1)
-        tell(f"time {spec.model.size} at {spec.views.global_px} px", 1, 1)
+        doing = f"time {spec.model.size} at {spec.views.global_px} px"
+        tell(doing, 0, 1)
+        speed = speed_of(spec, pictures, decoding, machine.device, workers)
+        tell(doing, 1, 1)
         return speed
 
     return Proposal(found, machine, propose(found, machine, hours, measured), first_study(found))
@@ -102,9 +104,10 @@ def _of_copies(found: Survey) -> str:
     seen = f"{found.copied:,} have a near copy; {found.exact:,} show exactly what an earlier one does"
     if found.whole:
         return seen
+    hidden = f"; such a sample does not tell it from {100 * found.hidden_share:.1f} %" * (found.copied_share < 1)
     return (
         f"{seen}; in all perhaps {100 * found.copied_share:.1f} % of the images, estimated from {found.pairs:,} pairs"
-        f" as if copies came in twos; such a sample does not tell it from {100 * found.hidden_share:.1f} %"
+        f" as if copies came in twos{hidden}"
     )
 
 

@@ -26,6 +26,7 @@ LEARNT = 512_000  # images after which cifar10.yaml was at its best on val; of 2
 PASSES = 1000  # over the images, at most: what more would bring was never tried
 TRAINING = 0.8  # of the hours; looks, evaluation and reading take the rest
 DETECTABLE = 100_000  # images, among which copies are still found without an index (docs/copies.md)
+DECODING = 0.3  # of the time; more is worth a word
 FEW = 5000  # below, public weights are the better beginning
 FROM = {
     "pico": 0,
@@ -104,7 +105,7 @@ def propose(found: Survey, machine: Machine, hours: float, speed_of: Callable[[R
     assert chosen  # there is a first rung
     choices = tuple(_choices(chosen.rung, found, machine, chosen.images, hours, above))
     text = _text(chosen.rung, choices, found)
-    return Recipe(choices, text, _spec(text), chosen.speed, tuple(_notes(found, chosen.images, hours)))
+    return Recipe(choices, text, _spec(text), chosen.speed, tuple(_notes(found, chosen, hours)))
 
 
 class _Tried(NamedTuple):
@@ -215,8 +216,14 @@ def _evaluation(found: Survey, base: RunSpec, images: int) -> list[Choice]:
     ]
 
 
-def _notes(found: Survey, images: int, hours: float) -> list[str]:
-    notes = list(found.layout.notes)
+def _notes(found: Survey, chosen: _Tried, hours: float) -> list[str]:
+    notes, images, decoding = list(found.layout.notes), chosen.images, chosen.speed.decoding
+    if decoding > DECODING:
+        px, gib = max(256, 2 * chosen.rung.global_px), found.sizes.bytes * found.images / 2**30
+        notes.append(
+            f"{100 * decoding:.0f} % of the time goes into decoding the images anew each time, since all of them take"
+            f" {gib:,.0f} GiB: copies with a shorter side of {px} px would train at least {1 / (1 - decoding):.0f} times as fast"
+        )
     if images < LEARNT:
         wanted = hours * LEARNT / images
         notes.append(

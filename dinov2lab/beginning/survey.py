@@ -19,6 +19,7 @@ from scipy.special import gammaincinv
 from dinov2lab.beginning.layout import Layout
 from dinov2lab.curation import copies, dedup
 from dinov2lab.curation.scan import pixel_key
+from dinov2lab.data.loader import CACHE_BYTES
 from dinov2lab.data.source import FolderSource, Unreadable, decode
 from dinov2lab.draws import Key, permutation
 from dinov2lab.lab.devices import cores
@@ -49,6 +50,7 @@ class Survey(NamedTuple):
     exact: int  # sampled images that show just what another one shows
     copied: int  # sampled images that have a near copy among those that were sampled, exact ones included
     pairs: int  # of near copies among them
+    seconds: float = 0.0  # of a core, to read and decode an image, on average
     rows: tuple[int, ...] = ()  # sampled images that could be read, in the order in which they were drawn
 
     @property
@@ -59,6 +61,11 @@ class Survey(NamedTuple):
     @property
     def whole(self) -> bool:
         return self.sampled == self.layout.images
+
+    @property
+    def decoded_once(self) -> bool:
+        """Whether all of them, decoded, fit into the cache of a run."""
+        return self.sizes.bytes * self.images <= CACHE_BYTES
 
     @property
     def copied_share(self) -> float:
@@ -90,6 +97,7 @@ class _Seen(NamedTuple):
     height: int
     pixels: str  # scan.pixel_key
     picture: NDArray[np.uint8]  # (P, P, 3), as the detector of copies wants it
+    seconds: float  # of a core, to read and decode it
 
 
 def survey(folder: Path, layout: Layout, tell: Tell) -> Survey:
@@ -115,7 +123,8 @@ def survey(folder: Path, layout: Layout, tell: Tell) -> Survey:
     exact, copied, pairs = _copies(seen)
     tell("compare images", 1, 1)
     kept = tuple(row for row, each in zip(rows, looked, strict=False) if not isinstance(each, str))
-    return Survey(layout, len(looked), unreadable, _sizes(seen), exact, copied, pairs, kept)
+    seconds = statistics.fmean(each.seconds for each in seen)
+    return Survey(layout, len(looked), unreadable, _sizes(seen), exact, copied, pairs, seconds, kept)
 
 
 def _looks(source: FolderSource, rows: Sequence[int]) -> Iterator[_Seen | str]:
@@ -132,12 +141,14 @@ def _looks(source: FolderSource, rows: Sequence[int]) -> Iterator[_Seen | str]:
 
 
 def _look(source: FolderSource, row: int) -> _Seen | str:
+    began = time.thread_time()
     try:
         pixels = decode(source.read(row))
     except Unreadable as error:
         return error.reason
+    took = time.thread_time() - began
     picture = Image.fromarray(pixels).resize((copies.PX, copies.PX), Image.Resampling.BILINEAR)
-    return _Seen(pixels.shape[1], pixels.shape[0], pixel_key(pixels), np.asarray(picture))
+    return _Seen(pixels.shape[1], pixels.shape[0], pixel_key(pixels), np.asarray(picture), took)
 
 
 def _sizes(seen: Sequence[_Seen]) -> Sizes:

@@ -36,7 +36,7 @@ A workspace of [dinov2lab](https://arxiv.org/abs/2304.07193): studies of DINOv2 
 """
 
 LINKED = """\
-| `images` | a link to the images that it was made for; what was proposed for them says why, in `experiments/mine.yaml` |
+| `images` | the images that it was made for, or a link to them; what was proposed says why, in `experiments/mine.yaml` |
 """
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeVar
 
 import torch
 
-from dinov2lab.data.loader import CACHE_BYTES, Order, Pictures
+from dinov2lab.data.loader import Order, Pictures
 from dinov2lab.draws import Key
 from dinov2lab.spec.resources import Resources
 from dinov2lab.spec.run import RunSpec
@@ -24,26 +24,34 @@ class Speed(NamedTuple):
     images: float  # a second, of one run
     micro_batches: int = 1
     gpu_gib: float | None = None  # the most that a step takes there
+    decoding: float = 0.0  # share of the time
 
 
-def speed_of(spec: RunSpec, pictures: Pictures, decoded_bytes: float, device: torch.device, workers: int) -> Speed:
-    """Of training on images like `pictures`, all of which take `decoded_bytes`: where these fit, they are decoded once.
+def speed_of(spec: RunSpec, pictures: Pictures, decoding: float, device: torch.device, workers: int) -> Speed:
+    """Of training on images like `pictures`, which take `decoding` seconds each whenever they are seen.
 
     `workers` processes make views ahead of a GPU; on CPU each core has a run of its own. Raises ValueError where the batch
     does not fit into the GPU in any number of parts.
     """
     key, order = Key(spec.seed), Order(len(pictures), Key(spec.seed))
-    views = lambda: make_batch(0, pictures, order, spec, key, torch.device("cpu"))  # noqa: E731
-    first, _ = _timed(views)
-    again, batch = _best(views)  # nothing left to decode
-    making = first if decoded_bytes > CACHE_BYTES else again
+
+    def views() -> Batch:
+        return make_batch(0, pictures, order, spec, key, torch.device("cpu"))
+
+    views()  # decodes them
+    making, batch = _best(views)
     parts, step = _in_parts_that_fit(
         spec, lambda parts: _step_seconds(spec, batch.to(device), device, Resources(micro_batches=parts))
     )
+    decoding *= spec.optim.batch
+    making += decoding
     if device.type == "cpu":
-        return Speed(spec.optim.batch / (making + step))
-    taken = torch.cuda.max_memory_allocated(device) / 2**30
-    return Speed(spec.optim.batch / max(step, making / max(workers, 1)), parts, taken)
+        return Speed(spec.optim.batch / (making + step), decoding=decoding / (making + step))
+    making, taken = making / max(workers, 1), torch.cuda.max_memory_allocated(device) / 2**30
+    waits = making > step
+    return Speed(
+        spec.optim.batch / max(step, making), parts, taken, decoding / max(workers, 1) / making if waits else 0.0
+    )
 
 
 def _in_parts_that_fit(spec: RunSpec, seconds: Callable[[int], float]) -> tuple[int, float]:

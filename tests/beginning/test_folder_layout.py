@@ -70,6 +70,7 @@ def test_whatever_names_there_are_all_files_are_counted_once(names: list[str]) -
     assert sum(found.classes.values()) in (0, found.images)
     assert sum(found.endings.values()) == found.images > 0
     assert found.uri.isprintable()
+    assert "".join(found.endings).isprintable()
 
 
 def refused(folder: Path, place: Path) -> str:

@@ -118,6 +118,16 @@ def test_copies_are_the_first_question_where_there_are_any_else_the_size_of_the_
     assert list(few.arms) == ["images_60", "all"]
 
 
+def test_where_decoding_takes_the_time_smaller_copies_are_advised() -> None:
+    slow = propose(looked(side=3000), CORES, 1, lambda spec: Speed(50.0, decoding=0.9))
+    (note,) = (note for note in slow.notes if "decoding" in note)
+    assert "90 % of the time" in note
+    assert "copies with a shorter side of 256 px would train at least 10 times as fast" in note
+    assert not looked(side=3000).decoded_once
+    assert looked(side=100).decoded_once
+    assert not any("decoding" in each for each in proposed(looked(side=3000)).notes)
+
+
 def test_looks_at_many_labelled_images_are_few() -> None:
     assert proposed(looked(labelled(images=2000), sampled=2000)).spec.evaluation.every < 200_000
     assert proposed(looked(labelled(images=500_000))).spec.evaluation.every == 1_000_000

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from dinov2lab.data.loader import CACHE_BYTES, Pictures
+from dinov2lab.data.loader import Pictures
 from dinov2lab.data.source import Roots, open_source
 from dinov2lab.lab import speed
-from dinov2lab.lab.speed import speed_of
+from dinov2lab.lab.speed import Speed, speed_of
 from dinov2lab.spec.load import load_recipe
 
 SMOKE = load_recipe(Path(__file__).parent.parent.parent / "experiments/smoke.yaml")
@@ -20,14 +20,21 @@ def test_a_recipe_is_timed_with_views_and_steps_and_decoding_where_it_is_not_don
     monkeypatch.setattr(
         speed, "_step_seconds", lambda spec, batch, device, resources: 0.5 * (len(batch.crops[0]) == 64)
     )
-    monkeypatch.setattr(speed, "TRIES", 1)
-    seconds = iter([(3.0, None), (1.0, None)] * 2)
-    genuine = speed._timed
-    monkeypatch.setattr(speed, "_timed", lambda work: (next(seconds)[0], genuine(work)[1]))
+    monkeypatch.setattr(speed, "_best", lambda work: (1.0, work()))
     source = open_source("toyweb:queries?images=96", Roots(tmp_path, tmp_path))
-    for taken, each in ((0.0, 1.5), (CACHE_BYTES + 1, 3.5)):
-        found = speed_of(SMOKE, Pictures(source, range(96)), taken, torch.device("cpu"), 0)
-        assert found == (SMOKE.optim.batch / each, 1, None)
+    pictures, cpu = Pictures(source, range(20)), torch.device("cpu")
+    assert speed_of(SMOKE, pictures, 0.0, cpu, 0) == Speed(32 / 1.5)
+    assert speed_of(SMOKE, pictures, 1.5 / 32, cpu, 0) == Speed(32 / 3.0, decoding=0.5)
+
+
+def test_the_fastest_try_counts_and_what_takes_long_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([3.0, 1.0, 2.0, 1.5, 4.0, 5.0, 0.1])
+    monkeypatch.setattr(speed, "_timed", lambda work: (next(seconds), work()))
+    assert speed._best(lambda: "done") == (1.0, "done")
+    assert list(seconds) == [0.1]
+    monkeypatch.setattr(speed, "SECONDS", 0.0)
+    seconds = iter([3.0, 1.0])
+    assert speed._best(lambda: "done") == (3.0, "done")
 
 
 def test_a_batch_is_cut_until_it_fits() -> None:
