@@ -128,9 +128,11 @@ def test_a_report_says_what_its_intervals_are_of(fabricate, tmp_path):
     assert (row.high - row.low) / 2 == pytest.approx(reach, rel=0.05)
     assert "95 % interval of the interquartile mean" in row.words
     page = re.sub(r"<[^>]*>", "", (tmp_path / "x" / "index.html").read_text())
-    assert "Interquartile mean of the difference to uncurated" in page
+    assert "Difference to uncurated, pointsinterquartile mean, 95 %, paired, simultaneous" in page.replace(
+        "\u00a0", " "
+    )
     assert "Diamond: interquartile mean;" in page
-    assert "interquartile mean of the difference to uncurated" in (tmp_path / "x" / "report.md").read_text()
+    assert "points (interquartile mean, 95 %, simultaneous)" in (tmp_path / "x" / "report.md").read_text()
 
 
 def test_where_failures_leave_too_few_seeds_no_claim_is_made(fabricate, tmp_path):
