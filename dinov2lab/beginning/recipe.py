@@ -222,7 +222,8 @@ def _notes(found: Survey, chosen: _Tried, hours: float) -> list[str]:
         px, gib = max(256, 2 * chosen.rung.global_px), found.sizes.bytes * found.images / 2**30
         notes.append(
             f"{100 * decoding:.0f} % of the time goes into decoding the images anew each time, since all of them take"
-            f" {gib:,.0f} GiB: copies with a shorter side of {px} px would train at least {1 / (1 - decoding):.0f} times as fast"
+            f" {gib:,.0f} GiB: copies with a shorter side of {px} px would train at least {1 / (1 - decoding):.0f} times"
+            " as fast"
         )
     if images < LEARNT:
         wanted = hours * LEARNT / images
