@@ -8,6 +8,7 @@ with nothing but the noise of its compression) the code is all there is: blank i
 different colours are not, and the cosine is never that of a zero vector.
 """
 
+import hashlib
 import io
 from collections.abc import Sequence
 
@@ -23,6 +24,7 @@ NOISE = 2.0  # contrast, in grey levels of 255, at which the picture and the cod
 COLOUR = 16.0  # grey levels: the width of the Gaussian kernel that compares two mean colours
 FREQUENCIES = 32  # random Fourier features of that kernel (Rahimi and Recht 2007)
 BLOCK = 4096
+QUALITY = 85  # of a JPEG that is drawn anew
 
 
 def thumbnail(pixels: NDArray[np.uint8], px: int) -> NDArray[np.uint8]:
@@ -75,6 +77,33 @@ class Mirrored:
 
     def fingerprint(self) -> str:
         return f"mirrored {self._source.fingerprint()}"
+
+
+class Redrawn:
+    """A source whose images are another's at sizes drawn from `sides`, by their paths, and encoded anew.
+
+    Fine patterns tell an image that was resized and saved again from one that was not, whatever it shows.
+    """
+
+    def __init__(self, source: Source, sides: NDArray[np.integer]) -> None:
+        self._source, self._sides = source, np.sort(sides)  # (S,) pixels of the shorter side, in any order
+        self.uri = source.uri
+        self.paths = source.paths
+        self.labels = source.labels
+        self.classes = source.classes
+
+    def read(self, index: int) -> bytes:
+        pixels = decode(self._source.read(index))
+        drawn = int.from_bytes(hashlib.sha256(self.paths[index].encode()).digest()[:8], "little")
+        scale = int(self._sides[drawn % len(self._sides)]) / min(pixels.shape[:2])
+        size = [max(1, round(scale * length)) for length in (pixels.shape[1], pixels.shape[0])]
+        file = io.BytesIO()
+        Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=QUALITY)
+        return file.getvalue()
+
+    def fingerprint(self) -> str:
+        sides = hashlib.sha256(self._sides.astype(np.int64).tobytes()).hexdigest()
+        return f"redrawn {sides} {self._source.fingerprint()}"
 
 
 def read_thumbnails(source: Source, rows: Sequence[int], px: int) -> NDArray[np.uint8]:

@@ -141,10 +141,7 @@ class Inputs:
         return self._of_images("quality", read, rows, "measure")
 
     def _thumbnail_features(self, embedder: Thumbnails, read: Read, mirror: bool) -> Vectors:
-        pictures: Vectors = np.load(read.folder.path / "thumbnails.npy", mmap_mode="r")
-        if embedder.px != THUMBNAIL_PX:
-            draw = lambda rows: read_thumbnails(read.source, rows, embedder.px)  # noqa: E731
-            pictures = self._of_images(canonical(embedder), read, draw)
+        pictures = self._drawn(embedder.px, read)
 
         def rows(start: int, stop: int) -> NDArray[np.float32]:
             block = pictures[start:stop]
@@ -153,7 +150,7 @@ class Inputs:
         return self._rows([canonical(embedder), mirror], read, rows)
 
     def _layout_features(self, embedder: Layout, read: Read, mirror: bool) -> Vectors:
-        pictures: Vectors = np.load(read.folder.path / "thumbnails.npy", mmap_mode="r")
+        pictures = self._drawn(THUMBNAIL_PX, read)
 
         def rows(start: int, stop: int) -> NDArray[np.float32]:
             block = pictures[start:stop]
@@ -162,17 +159,26 @@ class Inputs:
         return self._rows([canonical(embedder), mirror], read, rows)
 
     def _filter_features(self, embedder: Filters, read: Read, mirror: bool) -> Vectors:
-        on = self.read(self.open(embedder.train)).folder
-        identity = [canonical(embedder), on.path.name, code_id()]
+        on = self.read(self.open(embedder.train))
+        identity = [canonical(embedder), on.folder.path.name, code_id()]
         file = self.cache.parent / "filters" / f"{content_id(identity)}.npz"
-        pictures: Vectors = np.load(read.folder.path / "thumbnails.npy", mmap_mode="r")
+        pictures = self._drawn(embedder.px, read)
+        draw = lambda: read_thumbnails(on.source, on.rows.tolist(), embedder.px)  # noqa: E731
 
         def rows(start: int, stop: int) -> NDArray[np.float32]:
             block = pictures[start:stop]
-            filters = stored(file, on.path / "thumbnails.npy", embedder.filters)
+            filters = stored(file, draw, embedder)
             return filters.features(mirrored(block) if mirror else block)
 
         return self._rows([identity, mirror], read, rows)
+
+    def _drawn(self, px: int, read: Read) -> Vectors:
+        """(M, px, px, 3) of all readable images."""
+        if px == THUMBNAIL_PX:
+            pictures: Vectors = np.load(read.folder.path / "thumbnails.npy", mmap_mode="r")
+            return pictures
+        draw = lambda rows: read_thumbnails(read.source, rows, px)  # noqa: E731
+        return self._of_images(canonical(Thumbnails(px=px)), read, draw)
 
     def _of_images(
         self, identity: Any, read: Read, compute: Callable[[list[int]], NDArray[Any]], doing: str = "draw"

@@ -13,9 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
 
+import numpy as np
+
 from dinov2lab.curation import arms, copying, stages
 from dinov2lab.curation.cache import Result, stage_folder, sweep
 from dinov2lab.curation.certificate import write_certificate
+from dinov2lab.curation.embed import Redrawn
 from dinov2lab.curation.index import Search
 from dinov2lab.curation.inputs import Embed, Inputs, Read, Tell, silent
 from dinov2lab.curation.near import near_copies
@@ -93,9 +96,11 @@ def share(
     sources = [train, *map(open, spec.sources() if spec else ())]
     if waiting := _waiting([partial(inputs.read, source) for source in sources]):
         return waiting
-    pool, *others = (inputs.read(source) for source in sources)
+    pool = inputs.read(train)
     steps = spec.steps() if spec else ()
-    if waiting := _waiting([work for step in steps for work in _embedding(step, pool, others, inputs)]):
+    if waiting := _waiting([partial(_beside, step, pool, inputs) for step in steps]):
+        return waiting
+    if waiting := _waiting([work for step in steps for work in _embedding(step, pool, inputs)]):
         return waiting
     return _waiting([partial(near_copies, step, pool, inputs) for step in steps if _searches_pool(step)])
 
@@ -110,15 +115,13 @@ def _waiting(works: Sequence[Callable[[], object]]) -> list[str]:
     return said
 
 
-def _embedding(
-    step: Leaks | Stage, pool: Read, others: Sequence[Read], inputs: Inputs
-) -> Iterator[Callable[[], object]]:
+def _embedding(step: Leaks | Stage, pool: Read, inputs: Inputs) -> Iterator[Callable[[], object]]:
     """What a step needs of each image."""
     if isinstance(step, Quality):
         yield partial(inputs.measures, pool)
     elif (embedder := getattr(step, "embedder", None)) is not None:
         mirrored = getattr(step, "mirrored", False)
-        named = [read for read in others if read.source.uri in _named(step)]
+        named = _beside(step, pool, inputs)
         yield from (partial(inputs.features, embedder, read) for read in (pool, *named))
         turned = [pool, *named] if _searches_pool(step) else named
         yield from (partial(inputs.features, embedder, read, True) for read in turned if mirrored)
@@ -137,6 +140,17 @@ def _named(step: Leaks | Stage) -> tuple[str, ...]:
             return (step.queries,)
         case _:
             return ()
+
+
+def _beside(step: Leaks | Stage, pool: Read, inputs: Inputs) -> list[Read]:
+    """Those, as the step looks at them."""
+    sources: list[Source] = [inputs.open(uri) for uri in _named(step)]
+    if isinstance(step, Retrieve) and step.redrawn:
+        kept = pool.folder.table("kept")
+        assert kept is not None  # every folder has it
+        sides = np.minimum(kept["width"].to_numpy(), kept["height"].to_numpy())
+        sources = [Redrawn(source, sides) for source in sources]
+    return [inputs.read(source) for source in sources]
 
 
 def _trained_on(step: Leaks | Stage) -> tuple[str, ...]:
@@ -179,12 +193,12 @@ def _apply(stage: Leaks | Stage, parent: ManifestFolder, pool: Read, inputs: Inp
     table = parent.table("kept")
     if table is None or not len(table):
         raise ValueError(f"{pool.source.uri}: no image is left for stage {name!r}")
-    others = [inputs.read(inputs.open(uri)) for uri in _named(stage)]
+    others = _beside(stage, pool, inputs)
     inner = [_chain(part, parent, pool, inputs, key) for part in _inner(stage)]
     parameters = stage.model_dump(mode="json")
     if _draws(stage):
         parameters |= {"seed": key.seed, "replicate": key.replicate}
-    if beside := [*(other.source for other in others), *map(inputs.open, _trained_on(stage))]:
+    if beside := [*map(inputs.open, (*_named(stage), *_trained_on(stage)))]:
         parameters["sources"] = {source.uri: source.fingerprint() for source in beside}
     if inner:
         parameters["manifests"] = [folder.path.name for folder in inner]

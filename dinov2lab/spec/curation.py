@@ -84,6 +84,9 @@ class Retrieve(Section):
 
     `rule: density` weighs all of both by their distance, exp((cosine - 1) / width), in place of counting the nearest;
     `mirrored` counts the queries' mirror images among them.
+
+    `redrawn`: the queries are looked at after each was resized to the shorter side of some image of the pool and encoded
+    anew, so that how files were made does not part them from images of their kind.
     """
 
     stage: Literal["retrieve"]
@@ -97,6 +100,7 @@ class Retrieve(Section):
     whiten: Fraction = later(absent=0.0)  # of rule: share
     width: Positive = later(absent=0.05)  # of rule: density
     mirrored: bool = later(absent=False)  # of rule: density
+    redrawn: bool = later(absent=False)
 
     @model_validator(mode="after")
     def _shares_have_no_lists(self) -> Self:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dinov2lab.spec.section import Count, Section
+from dinov2lab.spec.section import Count, Section, later
 
 if TYPE_CHECKING:
     from dinov2lab.spec.run import RunSpec
@@ -33,11 +33,24 @@ class Layout(Section):
 
 
 class Filters(Section):
-    """Embedder trained on the images of `train` alone, without labels and in seconds: small patterns by place, and layout."""
+    """Embedder trained on the images of `train` alone, without labels and in seconds: small patterns by place, and layout.
+
+    A pattern is `patch` pixels a side, of an image of `px`, and is looked for every `stride` pixels.
+    """
 
     kind: Literal["filters"]
     train: str
     filters: Count = 200
+    px: Annotated[int, Field(ge=8, multiple_of=8)] = later(absent=16)
+    patch: Count = later(absent=5)
+    stride: Count = later(absent=1)
+
+    @model_validator(mode="after")
+    def _has_two_places(self) -> Self:
+        if self.patch + self.stride > self.px:
+            raise ValueError(f"patch {self.patch} by stride {self.stride} is too large for px {self.px}: a pattern needs "
+                             "a place in each half of the image")  # fmt: skip
+        return self
 
 
 class TimmEmbedder(Section):
