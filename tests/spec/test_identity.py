@@ -218,6 +218,9 @@ def fit_stages(stages: list[dict[str, Any]]) -> None:
         fit_stages(stage.get("of", []))
         for part in stage.get("parts", []):
             fit_stages(part.get("stages", []))
+        if (seen := stage.get("embedder", {})).get("kind") == "filters":
+            small = {"patch": min(seen.get("patch", 5), 9), "stride": min(seen.get("stride", 1), 7)}
+            seen |= {"px": 16 + seen.get("px", 16) % 3 * 8} | small
         if stage["stage"] == "retrieve":
             rule = stage.get("rule", "ranks")
             if rule == "ranks":
