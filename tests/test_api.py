@@ -39,8 +39,8 @@ def trained(place: Workspace) -> tuple[str, Backbone]:
     cell = Cell("uncurated", 0, "abc123", spec)
     fabricated.start(place, cell)
     fabricated.finish(place, cell)
-    torch.manual_seed(0)
     backbone = Backbone(spec.model, 32)
+    backbone.initialise(torch.Generator().manual_seed(0))
     torch.save(backbone.state_dict(), place.run("abc123").backbone)
     return "abc123", backbone
 

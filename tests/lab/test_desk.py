@@ -16,6 +16,7 @@ from synthetic import Bench
 
 from dinov2lab.lab import desk, proposals
 from dinov2lab.lab.desk import Desk
+from dinov2lab.lab.gaussian import Gaussian
 from dinov2lab.lab.proposals import StorageError, grid_points
 from dinov2lab.lab.rungs import bracket, promotable, stops_at
 from dinov2lab.spec.points import runs_at
@@ -30,10 +31,12 @@ Rows = list[dict[str, Any]]
 
 
 def work(search: SearchSpec, place: Workspace, bench: Bench, storage: str | None = None) -> tuple[Trial, ...]:
-    desk = Desk(search, place, bench, storage)
+    gaussian = Gaussian()
+    desk = Desk(search, place, bench, storage, gaussian=gaussian)
     while desk.turn():
         pass
     desk.leave()
+    gaussian.dismiss()
     return read_trials(place.search(search.name))
 
 
