@@ -83,9 +83,13 @@ def read(paths: Sequence[str]) -> Layout:
     if test is None:
         return found._replace(notes=(*found.notes, *_unused(beside, train)))
     tested = _below(test, inside)
-    return _with_test(found, above + test, tested)._replace(
-        notes=(*found.notes, *_why_no_test(found, test, tested), *_unused(beside - len(tested), f"{train}/ and {test}"))
+    why = _unfit(found, tested)
+    notes = (
+        *found.notes,
+        *([f"{test}/ is not tested on: {why}"] if why else []),
+        *_unused(beside - len(tested), f"{train}/ and {test}"),
     )
+    return found._replace(notes=notes) if why else found._replace(test=above + test, tested=len(tested), notes=notes)
 
 
 def _single_folder(paths: Sequence[str]) -> str:
@@ -124,10 +128,6 @@ def _described(layout: Layout, paths: Sequence[str]) -> Layout:
     )
 
 
-def _with_test(found: Layout, folder: str, tested: Sequence[str]) -> Layout:
-    return found if _unfit(found, tested) else found._replace(test=folder, tested=len(tested))
-
-
 def _unfit(found: Layout, tested: Sequence[str]) -> str:
     """Why images with these paths cannot test what is learnt of `found`."""
     if not found.labelled:
@@ -137,11 +137,6 @@ def _unfit(found: Layout, tested: Sequence[str]) -> str:
         return "it has no folder for each class"
     unknown = sorted(set(theirs) - set(found.classes))
     return f"class {unknown[0]!r} is none of those to train on" if unknown else ""
-
-
-def _why_no_test(found: Layout, name: str, tested: Sequence[str]) -> list[str]:
-    why = _unfit(found, tested)
-    return [f"{name}/ is not tested on: {why}"] if why else []
 
 
 def _unused(count: int, named: str) -> list[str]:

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from reported import draw, make_study, write_failure, write_run
+from reported import draw, make_study, write_run
 from scipy import stats
 
 from dinov2lab.report.render import write_report
@@ -133,13 +133,3 @@ def test_a_report_says_what_its_intervals_are_of(fabricate, tmp_path):
     )
     assert "Diamond: interquartile mean;" in page
     assert "points (interquartile mean, 95 %, simultaneous)" in (tmp_path / "x" / "report.md").read_text()
-
-
-def test_where_failures_leave_too_few_seeds_no_claim_is_made(fabricate, tmp_path):
-    made = fabricate(tuple(range(5)), run=False, decide=Decide(metric="test/knn", rule="iqm", looks=1))
-    for cell in made.cells:
-        write_failure(made.workspace, cell, "broken") if cell.seed == 1 else write_run(made.workspace, cell)
-    report = write_report(made.study, made.workspace, tmp_path / "x")
-    told = next(row for row in report.rows if (row.metric, row.arm) == ("test/knn", "retrieved"))
-    assert (told.claim, told.low) == ("none", None)
-    assert "4 seeds are too few for the rule iqm" in told.words

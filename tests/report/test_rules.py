@@ -200,14 +200,15 @@ def test_of_many_seeds_random_subsets_hold_the_level_as_all_of_them_do(n):
     assert interval == pytest.approx((means[tail - 1], means[-tail]))
 
 
-def test_where_failures_leave_sign_flips_too_few_seeds_no_claim_is_made(fabricate, tmp_path):
-    made = fabricate(tuple(range(7)), run=False, decide=Decide(metric="test/knn", rule="sign_flip", looks=1))
+@pytest.mark.parametrize(("rule", "seeds"), [("sign_flip", 7), ("iqm", 5)])
+def test_where_failures_leave_too_few_seeds_no_claim_is_made(rule, seeds, fabricate, tmp_path):
+    made = fabricate(tuple(range(seeds)), run=False, decide=Decide(metric="test/knn", rule=rule, looks=1))
     for cell in made.cells:
         write_failure(made.workspace, cell, "broken") if cell.seed == 1 else write_run(made.workspace, cell)
     report = write_report(made.study, made.workspace, tmp_path / "x")
     told = next(row for row in report.rows if (row.metric, row.arm) == ("test/knn", "retrieved"))
-    assert told.claim == "none"
-    assert re.match(r"no claim: \+[\d.]+ points, but 6 seeds are too few for the rule sign_flip", told.words)
+    assert (told.claim, told.low) == ("none", None)
+    assert re.match(rf"no claim: \+[\d.]+ points, but {seeds - 1} seeds are too few for the rule {rule}", told.words)
 
 
 def test_six_seeds_are_too_few_for_three_comparisons_by_sign_flips():
