@@ -5,6 +5,7 @@ from its standard input and answers each with one line: `done`, `behind` and wha
 no report. It leaves when the input ends.
 """
 
+import math
 import os
 import signal
 import subprocess
@@ -28,6 +29,8 @@ from dinov2lab.store.trials import is_concluded, stored_search
 Kind = Literal["study", "search"]
 What = Literal["report", "mirror"]
 
+REST = 30  # times as long as it took to answer the process is left alone: it may cost some 3 % of a core
+
 
 class Publisher:
     """The launcher's end of it. The process starts when it is first asked for something."""
@@ -37,6 +40,7 @@ class Publisher:
         self._words = [kind, name, str(workspace.path), str(reports), asked_by or ""]
         self._process: subprocess.Popen[str] | None = None
         self._waiting: threading.Thread | None = None
+        self._rests_until = -math.inf
         self._answer = ""
 
     def __enter__(self) -> Self:
@@ -55,9 +59,13 @@ class Publisher:
             self._process.wait()
 
     def ask(self, what: What) -> bool:
-        """Have it done without waiting; False where the last request is not answered yet."""
-        if self._waiting is not None and self._waiting.is_alive():
+        """Have it done without waiting; False where the last request is not answered yet, or took long a short time ago."""
+        if (self._waiting is not None and self._waiting.is_alive()) or time.monotonic() < self._rests_until:
             return False
+        self._request(what)
+        return True
+
+    def _request(self, what: What) -> None:
         process = self._running()
         assert process.stdin is not None
         with suppress(BrokenPipeError):  # it has died just now: no answer will come
@@ -65,7 +73,6 @@ class Publisher:
             process.stdin.flush()
         self._waiting = threading.Thread(target=self._listen, args=(process,), daemon=True)
         self._waiting.start()
-        return True
 
     def finish(self) -> str:
         """Have the report written from all that there is now, and wait for it; returns what MLflow lacks, or nothing.
@@ -75,7 +82,7 @@ class Publisher:
         for _ in range(2):  # a process that was killed gets a successor
             if self._waiting is not None:
                 self._waiting.join()
-            self.ask("report")
+            self._request("report")
             assert self._waiting is not None
             self._waiting.join()
             word, _, words = self._answer.partition(" ")
@@ -93,7 +100,9 @@ class Publisher:
 
     def _listen(self, process: "subprocess.Popen[str]") -> None:
         assert process.stdout is not None
+        asked = time.monotonic()
         self._answer = process.stdout.readline().strip()
+        self._rests_until = time.monotonic() + REST * (time.monotonic() - asked)
         if not self._answer:
             process.wait()  # it has died
 
@@ -158,10 +167,8 @@ def _publish_study(study: Study, workspace: Workspace, reports: Path, *, report:
     """Returns what MLflow lacks."""
     from dinov2lab.lab import tracking
 
-    if report:
-        write(study, workspace, reports / study.name)
-    behind = tracking.try_sync(study, workspace, reports)
-    if report and write(study, workspace, reports / study.name):  # it links runs that MLflow has only now
+    behind = tracking.try_sync(study, workspace, reports)  # first, so that the report links the runs
+    if report and write(study, workspace, reports / study.name):
         behind = tracking.try_sync(study, workspace, reports)
     return behind
 

@@ -45,7 +45,6 @@ PRINTING = (
     "cli.py",
     "terminal.py",
     "lab/worker.py",
-    "lab/trial_worker.py",
 )  # a worker's standard output is a pipe to its launcher
 FILES = {file.relative_to(ROOT).as_posix(): ast.parse(file.read_text()) for file in sorted(ROOT.rglob("*.py"))}
 

@@ -1,12 +1,13 @@
-"""The launcher's end of the process that writes reports, when that one dies at a bad moment."""
+"""The launcher's end of the process that writes reports, when that one dies at a bad moment, and when it has just worked."""
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from dinov2lab.publisher import Publisher
+from dinov2lab.publisher import REST, Publisher
 from dinov2lab.store.folders import Workspace
 
 
@@ -23,3 +24,20 @@ def test_a_process_that_dies_while_it_is_asked_costs_the_launcher_nothing(
         assert publisher.ask("report")
         with pytest.raises(ValueError, match="died twice"):
             publisher.finish()
+
+
+def test_between_two_reports_it_rests_thirty_times_as_long_as_one_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = [sys.executable, "-c", "import sys, time\nfor _ in sys.stdin: time.sleep(0.2); print('done', flush=True)"]
+    with Publisher("study", "x", Workspace(tmp_path), tmp_path / "reports") as publisher:
+        monkeypatch.setattr(publisher, "_process", subprocess.Popen(slow, stdin=-1, stdout=-1, text=True))
+        assert publisher.ask("mirror")
+        assert not publisher.ask("report")  # it is not answered yet
+        assert publisher.finish() == ""  # the end waits for no rest
+        now = time.monotonic()
+        assert not publisher.ask("report")
+        monkeypatch.setattr(time, "monotonic", lambda: now + 0.2 * REST - 1)
+        assert not publisher.ask("report")
+        monkeypatch.setattr(time, "monotonic", lambda: now + 0.2 * REST + 60)
+        assert publisher.ask("report")

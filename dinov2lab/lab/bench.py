@@ -64,10 +64,10 @@ class LocalBench:
     def start(self, planned: Planned) -> None:
         worker = next((each for each in self._workers if each.run is None and each.alive()), None)
         if worker is None:
-            worker = Worker("trial_worker", self._place, least_loaded(self._devices, self._workers))
+            worker = Worker(self._place, least_loaded(self._devices, self._workers))
             self._workers.append(worker)
         worker.run = planned.run
-        worker.tell({"run": planned.run, "spec": planned.spec.model_dump(mode="json")})
+        worker.compute(planned.run, planned.spec)
 
     def stop(self, run: str) -> None:
         for worker in self._workers:

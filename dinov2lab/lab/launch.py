@@ -94,9 +94,11 @@ class _Crew:
         free = [cell for cell in self._cells if cell.run not in taken and self._open(self._workspace.run(cell.run))]
         idle = sum(worker.run is None for worker in self.workers)  # on their way to one of them
         for _ in range(min(self._jobs - len(self.workers), len(free) - idle)):
-            plan = self._place | {"specs": [cell.spec.model_dump_json() for cell in self._cells]}
-            device = least_loaded(self._devices, self.workers, self._processes)
-            self.workers.append(Worker("worker", plan, device))
+            worker = Worker(self._place, least_loaded(self._devices, self.workers, self._processes))
+            self.workers.append(worker)
+            for cell in self._cells:
+                worker.compute(cell.run, cell.spec)
+            worker.tell({"last": True})
 
     @staticmethod
     def _open(folder: RunFolder) -> bool:

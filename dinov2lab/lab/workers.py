@@ -9,11 +9,12 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # `doctor` asks how processes ended where pydantic is broken, too
     from dinov2lab.data.source import Roots
     from dinov2lab.spec.resources import Resources
+    from dinov2lab.spec.run import RunSpec
     from dinov2lab.store.folders import Workspace
 
 ENOUGH = 3  # workers that die one after the other before they have begun a run
@@ -36,18 +37,13 @@ def place_of_work(workspace: "Workspace", roots: "Roots", resources: "Resources"
 
 
 class Worker:
-    """A process that goes through a plan (`worker`), or does what it is told (`trial_worker`), a line of JSON each.
+    """A process that computes the runs it is told to (worker.py). Where there are GPUs, it sees its own of them alone."""
 
-    Where there are GPUs, it sees its own of them alone.
-    """
-
-    def __init__(
-        self, module: Literal["worker", "trial_worker"], first: Mapping[str, object], device: str | None = None
-    ) -> None:
+    def __init__(self, place: Mapping[str, object], device: str | None = None) -> None:
         environment = os.environ | ({"CUDA_VISIBLE_DEVICES": device} if device is not None else {})
         self.device = device
         self._process = subprocess.Popen(
-            [sys.executable, "-m", f"dinov2lab.lab.{module}"],
+            [sys.executable, "-m", "dinov2lab.lab.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -56,8 +52,11 @@ class Worker:
         self.pid = self._process.pid
         self.run: str | None = None  # the run it works on, or was told to
         self.begun = False  # whether it ever worked on one
-        self.tell(first)
+        self.tell(place)
         threading.Thread(target=self._listen, daemon=True).start()
+
+    def compute(self, run: str, spec: "RunSpec") -> None:
+        self.tell({"run": run, "spec": spec.model_dump(mode="json")})
 
     def tell(self, order: Mapping[str, object]) -> None:
         assert self._process.stdin is not None

@@ -108,8 +108,11 @@ def forest(rows: Sequence[ForestRow], baseline: str, axis: str, scale: float) ->
     def x(value: float) -> float:
         return float(left + (value - low) / (high - low) * (right - left))
 
-    parts = [_line(x(tick), top, x(tick), bottom, "grid") for tick in ticks(low, high, 6)]
-    parts.append(_line(x(0), top - 6, x(0), bottom, "zero"))
+    parts = list[str]()
+    for index in range(len(rows)):  # below each row's words, so that no line runs through them
+        above, below = top + row_height * index + 22, top + row_height * (index + 1)
+        parts += [_line(x(tick), above, x(tick), below, "grid") for tick in ticks(low, high, 6)]
+        parts.append(_line(x(0), above, x(0), below, "zero"))
     parts += [_text(x(tick), bottom + 16, _signed(tick), "middle") for tick in ticks(low, high, 6)]
     anchor = "start" if x(0) < 120 else "end" if x(0) > 400 else "middle"
     parts.append(_text(x(0), top - 10, f"{baseline} = 0", anchor))

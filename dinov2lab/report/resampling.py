@@ -7,73 +7,97 @@ iqm        of the interquartile mean, by the bootstrap (Agarwal et al. 2021), wh
            sqrt(n / (n - 1)) and reaches as far as Student's t says (Hesterberg 2015): benchmarks/rules.py counts it
 """
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from dinov2lab.report.statistics import ROUNDING, Difference, Interval, paired_scale, size_of, unjudged
+from dinov2lab.report.statistics import (
+    POWER,
+    ROUNDING,
+    Difference,
+    Interval,
+    paired_scale,
+    sd_interval,
+    size_of,
+    unjudged,
+)
 from dinov2lab.spec.study import LEAST_IQM
 
 DRAWN = 10_000  # times that seeds are drawn again, always the same ones
+SIMULATED = 500  # studies without a difference, from which it is told what a rule can find
 WHOLE = 16  # seeds of which every subset is taken; of more, as many subsets are drawn, always the same ones
 
 
-def sign_flip_difference(arm: Sequence[float], baseline: Sequence[float], alpha: float, comparisons: int) -> Difference:
-    """By the rule sign_flip: of the means of subsets of the differences, those between the k-th from either end.
-
-    Subset means are typical values of a symmetric distribution's middle, all of them or a random choice (Hartigan 1969):
-    the truth is as likely to lie between any two that are neighbours in order. Values of the same seeds in the same order.
-    """
-    differences = in_order(arm, baseline)
-    if not len(differences) or not np.isfinite(differences).all():
-        return unjudged(differences)
-    members = subsets(len(differences))
-    tail = int(alpha / comparisons * (len(members) + 1) / 2)
-    if not tail or alike(differences, arm, baseline):
-        return unjudged(differences, exact=bool(tail))
-    means = np.sort(members @ differences / members.sum(axis=1))
-    interval = Interval(float(means[tail - 1]), float(means[-tail]))
-    return Difference(len(differences), float(differences.mean()), interval, None, None)
+class Rule(NamedTuple):
+    middle: Callable[[NDArray[np.float64]], float]  # of (n,) differences in order
+    interval: Callable[[NDArray[np.float64], float], Interval | None]  # of them, at an alpha; none of too few
 
 
-def median_difference(arm: Sequence[float], baseline: Sequence[float], alpha: float, comparisons: int) -> Difference:
-    """By the rule median: between the k-th differences from either end, below and above which the median is seldom enough."""
-    differences = in_order(arm, baseline)
-    n, middle = len(differences), float(np.median(differences)) if len(differences) else None
-    if not n or not np.isfinite(differences).all():
-        return unjudged(differences)
-    below = stats.binom.cdf(np.arange(n), n, 0.5)  # chance that at most so many of n lie below the median
-    tail = int(np.searchsorted(below, alpha / comparisons / 2, side="right"))
-    if not tail or alike(differences, arm, baseline):
-        return Difference(n, middle, None, None, None, exact=bool(tail))
-    return Difference(n, middle, Interval(float(differences[tail - 1]), float(differences[-tail])), None, None)
-
-
-def iqm_difference(arm: Sequence[float], baseline: Sequence[float], alpha: float, comparisons: int) -> Difference:
-    """By the rule iqm: the mean without a quarter at either end, and how far it moves when seeds are drawn again."""
-    differences = in_order(arm, baseline)
+def judged_by(
+    rule: Rule, arm: Sequence[float], baseline: Sequence[float], alpha: float, comparisons: int
+) -> Difference:
+    """Values of the same seeds in the same order; one that is no number leaves no difference at all."""
+    differences = np.sort(np.asarray(arm, dtype=np.float64) - np.asarray(baseline, dtype=np.float64))
     n = len(differences)
     if not n or not np.isfinite(differences).all():
         return unjudged(differences)
-    middle, cut = float(stats.trim_mean(differences, 0.25)), n // 4
-    if n < LEAST_IQM or alike(differences, arm, baseline):
-        return Difference(n, middle, None, None, None, exact=n >= LEAST_IQM)
-    deviation = float((shares(n, cut) @ differences).std()) * float(np.sqrt(n / (n - 1)))
-    reach = paired_scale(n, alpha, comparisons).critical * deviation
-    return Difference(n, middle, Interval(middle - reach, middle + reach), None, None)
+    middle, interval = rule.middle(differences), rule.interval(differences, alpha / comparisons)
+    if interval is None or float(np.ptp(differences)) <= ROUNDING * size_of(arm, baseline):
+        return Difference(n, middle, None, None, None, exact=interval is not None)
+    effect, sd = least_found(rule, n, alpha / comparisons), float(differences.std(ddof=1))
+    low, high = sd_interval(sd, n - 1, alpha)
+    return Difference(n, middle, interval, effect * sd, Interval(effect * low, effect * high))
 
 
-def in_order(arm: Sequence[float], baseline: Sequence[float]) -> NDArray[np.float64]:
-    """(n,) differences, from the smallest on."""
-    return np.sort(np.asarray(arm, dtype=np.float64) - np.asarray(baseline, dtype=np.float64))
+@lru_cache
+def least_found(rule: Rule, n: int, alpha: float) -> float:
+    """The difference, in standard deviations of differences that are normal, that `n` seeds find with POWER; by simulation.
+
+    A shift of all differences shifts their interval: one is found once it is larger than the end that lies opposite.
+    """
+    drawn = np.sort(np.random.default_rng(n).standard_normal((SIMULATED, n)))
+    ends = [end for each in drawn if (found := rule.interval(each, alpha)) for end in (-found.low, found.high)]
+    return float(np.quantile(ends, POWER))
 
 
-def alike(differences: NDArray[np.float64], *values: Sequence[float]) -> bool:
-    """Whether the differences of these values are one and the same."""
-    return float(np.ptp(differences)) <= ROUNDING * size_of(*values)
+def sign_flip_interval(differences: NDArray[np.float64], alpha: float) -> Interval | None:
+    """Of the means of subsets of the differences, those between the k-th from either end.
+
+    Subset means are typical values of a symmetric distribution's middle, all of them or a random choice (Hartigan 1969):
+    the truth is as likely to lie between any two that are neighbours in order.
+    """
+    members = subsets(len(differences))
+    tail = int(alpha * (len(members) + 1) / 2)
+    if not tail:
+        return None
+    means = np.partition(members @ differences / members.sum(axis=1), (tail - 1, -tail))
+    return Interval(float(means[tail - 1]), float(means[-tail]))
+
+
+def median_interval(differences: NDArray[np.float64], alpha: float) -> Interval | None:
+    """Between the k-th differences from either end, below and above which the median is seldom enough."""
+    n = len(differences)
+    below = stats.binom.cdf(np.arange(n), n, 0.5)  # chance that at most so many of n lie below the median
+    tail = int(np.searchsorted(below, alpha / 2, side="right"))
+    return Interval(float(differences[tail - 1]), float(differences[-tail])) if tail else None
+
+
+def interquartile_mean(differences: NDArray[np.float64]) -> float:
+    return float(stats.trim_mean(differences, 0.25))
+
+
+def iqm_interval(differences: NDArray[np.float64], alpha: float) -> Interval | None:
+    """About the mean without a quarter at either end: how far it moves when seeds are drawn again."""
+    n = len(differences)
+    if n < LEAST_IQM:
+        return None
+    deviation = float((shares(n, n // 4) @ differences).std()) * float(np.sqrt(n / (n - 1)))
+    middle, reach = interquartile_mean(differences), paired_scale(n, alpha).critical * deviation
+    return Interval(middle - reach, middle + reach)
 
 
 @lru_cache(maxsize=2)
@@ -91,3 +115,11 @@ def subsets(n: int) -> NDArray[np.int64]:
         return (np.arange(1, 2**n)[:, None] >> np.arange(n)) & 1
     drawn = np.unique(np.random.default_rng(n).integers(0, 2, size=(2**WHOLE - 1, n)), axis=0)
     return drawn[drawn.any(axis=1)]
+
+
+SIGN_FLIP = Rule(lambda differences: float(differences.mean()), sign_flip_interval)
+MEDIAN = Rule(lambda differences: float(np.median(differences)), median_interval)
+IQM = Rule(interquartile_mean, iqm_interval)
+sign_flip_difference = partial(judged_by, SIGN_FLIP)
+median_difference = partial(judged_by, MEDIAN)
+iqm_difference = partial(judged_by, IQM)

@@ -48,7 +48,7 @@ class Difference:
     n: int
     estimate: float | None  # the mean, unless the rule is about another middle
     interval: Interval | None  # simultaneous over the comparisons; none with too few seeds for the rule, or no spread
-    resolvable: float | None  # smallest true difference that is found with a probability of POWER; of t intervals alone
+    resolvable: float | None  # smallest true difference that is found with a probability of POWER, were they normal
     resolvable_interval: Interval | None  # of `resolvable`, since the spread it rests on is itself an estimate
     sd: float | None = None  # estimated, of the differences, where t intervals rest on it
     effect_interval: Interval | None = (
@@ -223,7 +223,7 @@ def _judged(mean: float, sd: float, n: int, scale: Scale, alpha: float, size: fl
     if sd <= ROUNDING * size:
         return Difference(n, mean, None, None, None, exact=True)
     reach = scale.critical * sd / float(np.sqrt(n))
-    effect, deviations = resolvable_effect(n, scale), _sd_interval(sd, scale.df, alpha)
+    effect, deviations = resolvable_effect(n, scale), sd_interval(sd, scale.df, alpha)
     resolvable = Interval(effect * deviations.low, effect * deviations.high)
     interval, standardized = Interval(mean - reach, mean + reach), effect_interval(mean / sd, n, scale)
     return Difference(n, mean, interval, effect * sd, resolvable, sd, standardized)
@@ -256,7 +256,7 @@ def _interval(values: Sequence[float], alpha: float, comparisons: int) -> Interv
     return Interval(float(low), float(high))
 
 
-def _sd_interval(sd: float, df: int, alpha: float) -> Interval:
+def sd_interval(sd: float, df: int, alpha: float) -> Interval:
     """Chi-square interval of a normal standard deviation at 1 - alpha."""
     low, high = (float(stats.chi2.isf(tail, df)) for tail in (alpha / 2, 1 - alpha / 2))
     return Interval(sd * float(np.sqrt(df / low)), sd * float(np.sqrt(df / high)))

@@ -170,8 +170,6 @@ def _wanted(study: Study, difference: Difference) -> str:
 def _resolved(metric: str, seeds: str, differences: Sequence[Difference]) -> str:
     """The smallest difference that the seeds could have told apart, or from the smallest to the largest of several arms."""
     least = sorted(each.resolvable for each in differences if each.resolvable is not None)
-    if not least:
-        return f"with {seeds} nothing smaller than the interval is told apart"
     span = words.resolvable_points(metric, least[-1])
     if len(differences) > 1 and words.resolvable_points(metric, least[0]) != span:
         span = f"{words.resolvable(metric, least[0])} to {span}, depending on the arm,"

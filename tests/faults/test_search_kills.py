@@ -67,7 +67,7 @@ def workers(parent: subprocess.Popen[bytes]) -> list[psutil.Process]:
 
 def is_worker(process: psutil.Process) -> bool:
     with suppress(psutil.NoSuchProcess):
-        return "dinov2lab.lab.trial_worker" in process.cmdline()
+        return "dinov2lab.lab.worker" in process.cmdline()
     return False
 
 

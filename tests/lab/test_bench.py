@@ -104,7 +104,7 @@ def test_processes_that_die_before_they_begin_are_no_fault_of_a_run_and_end_it(
 
 def test_a_worker_whose_parent_is_gone_leaves_quietly(place: Workspace) -> None:
     worker = subprocess.Popen(
-        [sys.executable, "-m", "dinov2lab.lab.trial_worker"],
+        [sys.executable, "-m", "dinov2lab.lab.worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

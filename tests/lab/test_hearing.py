@@ -22,12 +22,12 @@ def test_processes_forked_by_a_listening_worker_do_not_wait_for_its_ear(tmp_path
         "data": str(tmp_path),
         "cache": str(workspace.cache),
         "resources": resources.model_dump(mode="json"),
-        "specs": [spec.model_dump_json()],
     }
+    order = {"run": run_id(spec), "spec": spec.model_dump(mode="json")}
     command = [sys.executable, "-m", "dinov2lab.lab.worker"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as worker:
         assert worker.stdin
-        worker.stdin.write(json.dumps(plan) + "\n")
+        worker.stdin.writelines(json.dumps(line) + "\n" for line in (plan, order, {"last": True}))
         worker.stdin.flush()
         try:
             assert worker.wait(120) == 0

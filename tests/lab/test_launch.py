@@ -147,9 +147,7 @@ def test_without_nvidia_smi_there_is_none(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_worker_sees_the_gpu_that_it_was_given(tmp_path: Path) -> None:
-    worker = Worker(
-        "worker", {"workspace": str(tmp_path), "data": ".", "cache": ".", "resources": {}, "specs": []}, "7"
-    )
+    worker = Worker({"workspace": str(tmp_path), "data": ".", "cache": ".", "resources": {}}, "7")
     try:
         words = Path(f"/proc/{worker.pid}/environ").read_bytes().split(b"\0")
         assert b"CUDA_VISIBLE_DEVICES=7" in words
@@ -163,13 +161,13 @@ def test_each_worker_of_a_search_has_a_gpu_of_its_own(
     class Idle:
         run, begun = None, False
 
-        def __init__(self, _: str, __: object, device: str | None) -> None:
+        def __init__(self, _: object, device: str | None) -> None:
             self.device = device
 
         def alive(self) -> bool:
             return True
 
-        def tell(self, _: object) -> None:
+        def compute(self, *_: object) -> None:
             pass
 
     monkeypatch.setattr(bench, "Worker", Idle)

@@ -9,7 +9,17 @@ from reported import draw, make_study, write_run
 from scipy import stats
 
 from dinov2lab.report.render import write_report
-from dinov2lab.report.resampling import DRAWN, iqm_difference, median_difference, shares
+from dinov2lab.report.resampling import (
+    DRAWN,
+    IQM,
+    MEDIAN,
+    SIGN_FLIP,
+    iqm_difference,
+    judged_by,
+    least_found,
+    median_difference,
+    shares,
+)
 from dinov2lab.report.statistics import paired_difference, paired_scale, separates
 from dinov2lab.spec.study import Decide, Study
 
@@ -81,6 +91,28 @@ def test_one_wild_seed_hides_a_difference_from_the_mean_alone():
     for rule in (median_difference, iqm_difference):
         assert rule(values, zeros(values), 0.05, 1).estimate == pytest.approx(0.02, abs=0.001)
     assert separates(iqm_difference(values[:-1], zeros(values[:-1]), 0.05, 1), higher_is_better=True) == "better"
+
+
+@pytest.mark.parametrize(("rule", "n", "alpha"), [(SIGN_FLIP, 8, 0.05), (MEDIAN, 9, 0.05), (IQM, 12, 0.0125)])
+def test_a_planted_effect_of_the_resolvable_size_is_found_four_times_in_five(rule, n, alpha):
+    planted = np.random.default_rng(1).normal(least_found(rule, n, alpha), 1, size=(1000, n))
+    found = [judged_by(rule, each.tolist(), zeros(each), alpha, 1).interval.low > 0 for each in planted]
+    assert np.mean(found) == pytest.approx(0.8, abs=3.3 * np.sqrt(0.16 / 1000) + 0.02)  # and what it was simulated with
+
+
+@pytest.mark.parametrize("n", [6, 15, 40])
+def test_what_a_median_can_find_is_what_its_signs_say(n):
+    tail = max(count for count in range(n) if 2 * stats.binom.cdf(count, n, 0.5) <= 0.05)
+    found = stats.binom.cdf(tail, n, stats.norm.cdf(-least_found(MEDIAN, n, 0.05)))
+    assert found == pytest.approx(0.8, abs=3.3 * np.sqrt(0.16 / 1000))
+
+
+def test_a_resolvable_difference_is_in_the_unit_of_the_metric():
+    values = np.random.default_rng(7).normal(size=9)
+    one, ten = (median_difference((scale * values).tolist(), zeros(values), 0.05, 1) for scale in (1, 10))
+    assert one.resolvable == pytest.approx(least_found(MEDIAN, 9, 0.05) * values.std(ddof=1))
+    assert one.resolvable_interval.low < one.resolvable < one.resolvable_interval.high
+    assert ten.resolvable == pytest.approx(10 * one.resolvable)
 
 
 @pytest.mark.parametrize("rule", [median_difference, iqm_difference])
