@@ -1,6 +1,6 @@
 """The rule that a study decides by: the statistics that it calls, and what a reader is told of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -52,7 +52,7 @@ RULES = {
         "interquartile mean",
     ),
 }
-SINGLE = {
+SINGLE: dict[str, Callable[[Sequence[float], Sequence[float], float, int], Difference]] = {
     "paired_t": paired_difference,
     "sign_flip": sign_flip_difference,
     "median": median_difference,
