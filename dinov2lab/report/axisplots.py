@@ -5,15 +5,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from markupsafe import Markup
 
-from dinov2lab.report import words
+from dinov2lab.report import svg, words
 from dinov2lab.report.along import PRICES, Buy, Curve, Price
 from dinov2lab.report.axes import Axis
-from dinov2lab.report.figures import _line as line
-from dinov2lab.report.figures import _path as path
-from dinov2lab.report.figures import _svg as svg
 from dinov2lab.report.figures import colour
 from dinov2lab.report.plots import Frame
-from dinov2lab.report.plots import _title as title
 from dinov2lab.report.statistics import Mean
 
 STEPS = 60  # of a drawn law
@@ -31,13 +27,13 @@ def curve(shown: Curve, place: dict[str, int]) -> Markup:
     if law:
         drawn = np.geomspace(min(xs), last, STEPS)
         points = [frame.at(x, scale * y) for x, y in zip(drawn.tolist(), law.at(drawn).tolist(), strict=True)]
-        parts.append(f'<path d="{path(points)}" class="best"/>')
+        parts.append(f'<path d="{svg.path(points)}" class="best"/>')
     if ends:
         parts += _upright_bar(frame, last, [scale * end for end in ends], "stroke:var(--muted)")
     for point in shown.points:
         parts += _dot(frame, point.x, point.mean, scale, colour(place[point.arm]), point.arm)
     told = "; ".join(f"{words.amount(point.x)}: {_told(shown.metric, point.mean)}" for point in shown.points)
-    return svg(frame.width, frame.height, f"{words.title(shown.metric)} against {shown.axis}. {told}", parts)
+    return svg.figure(frame.width, frame.height, f"{words.title(shown.metric)} against {shown.axis}. {told}", parts)
 
 
 def front(buys: Sequence[Buy], metric: str, price: Price, place: dict[str, int]) -> Markup:
@@ -47,11 +43,11 @@ def front(buys: Sequence[Buy], metric: str, price: Price, place: dict[str, int])
     frame = Frame(_logarithmic(name, min(costs), max(costs)), _upright(metric, [buy.mean for buy in buys]))
     best = sorted((spent(buy.cost), scale * (buy.mean.mean or 0.0)) for buy in buys if price in buy.front)
     corners = [frame.at(*corner) for corner in _steps(best, max(costs))]
-    parts = [*frame.drawn(), f'<path d="{path(corners)}" class="best"/>']
+    parts = [*frame.drawn(), f'<path d="{svg.path(corners)}" class="best"/>']
     for buy in buys:
         parts += _dot(frame, spent(buy.cost), buy.mean, scale, colour(place[buy.arm]), buy.arm)
     on = words.listed([buy.arm for buy in buys if price in buy.front])
-    return svg(frame.width, frame.height, f"{words.title(metric)} against {name}. On the front: {on}", parts)
+    return svg.figure(frame.width, frame.height, f"{words.title(metric)} against {name}. On the front: {on}", parts)
 
 
 def _steps(best: Sequence[tuple[float, float]], last: float) -> Iterator[tuple[float, float]]:
@@ -69,13 +65,13 @@ def _dot(frame: Frame, x: float, mean: Mean, scale: float, paint: str, label: st
     if mean.interval:
         yield from _upright_bar(frame, x, [scale * end for end in mean.interval], f"stroke:{paint}")
     across, up = frame.at(x, scale * (mean.mean or 0.0))
-    yield f'<circle cx="{across:.1f}" cy="{up:.1f}" r="4.5" class="dot" style="fill:{paint}">{title(label)}</circle>'
+    yield f'<circle cx="{across:.1f}" cy="{up:.1f}" r="4.5" class="dot" style="fill:{paint}">{svg.title(label)}</circle>'
 
 
 def _upright_bar(frame: Frame, x: float, ends: Sequence[float], style: str) -> Iterator[str]:
     (at, low), (_, high) = frame.at(x, ends[0]), frame.at(x, ends[1])
-    yield line(at, low, at, high, "interval", f' style="{style}"')
-    yield from (line(at - 4, end, at + 4, end, "interval", f' style="{style}"') for end in (low, high))
+    yield svg.line(at, low, at, high, "interval", f' style="{style}"')
+    yield from (svg.line(at - 4, end, at + 4, end, "interval", f' style="{style}"') for end in (low, high))
 
 
 def _logarithmic(name: str, low: float, high: float) -> Axis:

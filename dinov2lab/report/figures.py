@@ -13,13 +13,11 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from dinov2lab.report import words
+from dinov2lab.report import svg, words
 from dinov2lab.report.statistics import Interval
 
 COLOURS = 8
 POINTS = 200  # of one line; more are averaged in bins
-
-Point = tuple[float, float]
 
 
 class Line(NamedTuple):
@@ -27,7 +25,7 @@ class Line(NamedTuple):
 
     arm: int  # place among the arms
     label: str
-    points: Sequence[Point]  # (images seen, value)
+    points: Sequence[svg.Point]  # (images seen, value)
     spread: Sequence[
         tuple[float, float, float]
     ] = ()  # (images seen, low, high) of the many runs that the line stands for
@@ -66,7 +64,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round(index * step, 12) for index in range(first, last + 1)]
 
 
-def thinned(points: Sequence[Point]) -> list[Point]:
+def thinned(points: Sequence[svg.Point]) -> list[svg.Point]:
     """At most POINTS points: means of consecutive ones. A bin without any finite value is a gap."""
     if len(points) <= POINTS:
         return list(points)
@@ -77,22 +75,6 @@ def thinned(points: Sequence[Point]) -> list[Point]:
 def _mean(values: NDArray[np.float64]) -> float:
     finite = values[np.isfinite(values)]
     return float(np.mean(finite)) if finite.size else math.nan
-
-
-def _text(x: float, y: float, text: str, anchor: str = "start", kind: str = "tick") -> str:
-    clean = escape(words.without_folders(text))
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{kind}">{clean}</text>'
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, kind: str, style: str = "") -> str:
-    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{kind}"{style}/>'
-
-
-def _svg(width: float, height: float, label: str, parts: Iterable[str]) -> Markup:
-    """Everything that reaches this has been escaped."""
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="img" '
-    name = escape(words.without_folders(label), quote=True)
-    return Markup(f'{head}aria-label="{name}">{"".join(parts)}</svg>')
 
 
 def forest(rows: Sequence[ForestRow], baseline: str, axis: str, scale: float) -> Markup:
@@ -111,26 +93,26 @@ def forest(rows: Sequence[ForestRow], baseline: str, axis: str, scale: float) ->
     parts = list[str]()
     for index in range(len(rows)):  # below each row's words, so that no line runs through them
         above, below = top + row_height * index + 22, top + row_height * (index + 1)
-        parts += [_line(x(tick), above, x(tick), below, "grid") for tick in ticks(low, high, 6)]
-        parts.append(_line(x(0), above, x(0), below, "zero"))
-    parts += [_text(x(tick), bottom + 16, _signed(tick), "middle") for tick in ticks(low, high, 6)]
+        parts += [svg.line(x(tick), above, x(tick), below, "grid") for tick in ticks(low, high, 6)]
+        parts.append(svg.line(x(0), above, x(0), below, "zero"))
+    parts += [svg.text(x(tick), bottom + 16, _signed(tick), "middle") for tick in ticks(low, high, 6)]
     anchor = "start" if x(0) < 120 else "end" if x(0) > 400 else "middle"
-    parts.append(_text(x(0), top - 10, f"{baseline} = 0", anchor))
-    parts.append(_text((left + right) / 2, bottom + 34, axis, "middle"))
+    parts.append(svg.text(x(0), top - 10, f"{baseline} = 0", anchor))
+    parts.append(svg.text((left + right) / 2, bottom + 34, axis, "middle"))
     for index, row in enumerate(rows):
         parts += _forest_row(row, top + row_height * index, lambda value: x(scale * value), left, right)
     told = "; ".join(f"{row.label} {row.text}" for row in rows)
-    return _svg(width, height, f"Differences to {baseline}. {told}", parts)
+    return svg.figure(width, height, f"Differences to {baseline}. {told}", parts)
 
 
 def _forest_row(row: ForestRow, y: float, x: Callable[[float], float], left: float, right: float) -> Iterable[str]:
     paint, middle = f' style="stroke:{colour(row.arm)}"', y + 31
-    yield _text(left, y + 17, row.label, "start", "name")
-    yield _text(right, y + 17, row.text, "end", "note")
+    yield svg.text(left, y + 17, row.label, "start", "name")
+    yield svg.text(right, y + 17, row.text, "end", "note")
     if row.interval:
         low, high = x(row.interval.low), x(row.interval.high)
-        yield _line(low, middle, high, middle, "interval", paint)
-        yield from (_line(end, middle - 5, end, middle + 5, "interval", paint) for end in (low, high))
+        yield svg.line(low, middle, high, middle, "interval", paint)
+        yield from (svg.line(end, middle - 5, end, middle + 5, "interval", paint) for end in (low, high))
     for value in row.seeds:
         yield f'<circle cx="{x(value):.1f}" cy="{middle + 11:.1f}" r="3" class="seed"{paint}/>'
     if row.mean is not None:
@@ -167,35 +149,36 @@ def panel(panel: Panel, legend: Sequence[str] = ()) -> Markup:
     def y(value: float) -> float:
         return bottom - (value - low) / (high - low) * (bottom - top)
 
-    parts = [_text(0, 13, panel.title, "start", "name")]
+    parts = [svg.text(0, 13, panel.title, "start", "name")]
     for tick in ticks(low, high, 4):
         parts += [
-            _line(left, y(tick), right, y(tick), "grid"),
-            _text(left - 6, y(tick) + 4, words.tick(tick), "end"),
+            svg.line(left, y(tick), right, y(tick), "grid"),
+            svg.text(left - 6, y(tick) + 4, words.tick(tick), "end"),
         ]
     steps = ticks(0, last, 4)
     parts += [
-        _text(x(tick), bottom + 16, words.amount(tick), "end" if x(tick) > right - 12 else "middle") for tick in steps
+        svg.text(x(tick), bottom + 16, words.amount(tick), "end" if x(tick) > right - 12 else "middle")
+        for tick in steps
     ]
-    parts.append(_text(right, bottom + 31, "images seen", "end"))
+    parts.append(svg.text(right, bottom + 31, "images seen", "end"))
     for value, text in marks:
-        parts += [_line(left, y(value), right, y(value), "mark"), _text(right - 2, y(value) - 4, text, "end")]
+        parts += [svg.line(left, y(value), right, y(value), "mark"), svg.text(right - 2, y(value) - 4, text, "end")]
     for line in lines:
         if line.spread:
             lows = [(x(at), y(panel.scale * low)) for at, low, _ in line.spread]
             highs = [(x(at), y(panel.scale * high)) for at, _, high in reversed(line.spread)]
-            parts.append(f'<path d="{_path([*lows, *highs])}Z" class="band" style="fill:{colour(line.arm)}"/>')
-        path = _path([(x(at), y(panel.scale * value)) for at, value in line.points])
+            parts.append(f'<path d="{svg.path([*lows, *highs])}Z" class="band" style="fill:{colour(line.arm)}"/>')
+        path = svg.path([(x(at), y(panel.scale * value)) for at, value in line.points])
         parts.append(
             f'<path d="{path}" class="run" style="stroke:{colour(line.arm)}"><title>{escape(line.label)}</title></path>'
         )
     for index, arm in enumerate(legend):
         at = bottom + 48 + 16 * index
         parts += [
-            _line(left, at - 4, left + 18, at - 4, "run", f' style="stroke:{colour(index)}"'),
-            _text(left + 24, at, arm),
+            svg.line(left, at - 4, left + 18, at - 4, "run", f' style="stroke:{colour(index)}"'),
+            svg.text(left + 24, at, arm),
         ]
-    return _svg(width, bottom + 36 + 16 * len(legend), _told(panel), parts)
+    return svg.figure(width, bottom + 36 + 16 * len(legend), _told(panel), parts)
 
 
 def _told(panel: Panel) -> str:
@@ -203,15 +186,3 @@ def _told(panel: Panel) -> str:
     ends = [f"{line.label} {words.number(panel.scale * line.points[-1][1])}" for line in panel.lines if line.points]
     marks = [f"{text} {words.number(panel.scale * value)}" for value, text in panel.marks]
     return f"{panel.title} against images seen. Last values: {', '.join(ends)}. {', '.join(marks)}"
-
-
-def _path(points: Sequence[Point]) -> str:
-    """An SVG path that breaks where a value is no number."""
-    parts, pen = [], "M"
-    for at, value in points:
-        if math.isfinite(value):
-            parts.append(f"{pen}{at:.1f} {value:.1f}")
-            pen = "L"
-        else:
-            pen = "M"
-    return "".join(parts)

@@ -3,18 +3,13 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from dinov2lab.report import axes, words
+from dinov2lab.report import axes, svg, words
 from dinov2lab.report.axes import Axis
-from dinov2lab.report.figures import _line as line
-from dinov2lab.report.figures import _path as path
-from dinov2lab.report.figures import _svg as svg
-from dinov2lab.report.figures import _text as text
 
 CELLS = 22  # of a contour, in each direction
 
@@ -53,15 +48,15 @@ class Frame:
         )
 
     def drawn(self) -> Iterator[str]:
-        yield text(0, 13, self.y.label, "start", "name")
+        yield svg.text(0, 13, self.y.label, "start", "name")
         for share, word in self.y.ticks():
             at = self.bottom - share * (self.bottom - 26)
-            yield line(self.left, at, self.right, at, "grid")
-            yield text(self.left - 6, at + 4, word, "end")
+            yield svg.line(self.left, at, self.right, at, "grid")
+            yield svg.text(self.left - 6, at + 4, word, "end")
         for share, word in self.x.ticks():
             at = self.left + share * (self.right - self.left)
-            yield text(at, self.bottom + 16, word, "end" if at > self.right - 12 else "middle")
-        yield text(self.right, self.bottom + 31, self.x.label, "end")
+            yield svg.text(at, self.bottom + 16, word, "end" if at > self.right - 12 else "middle")
+        yield svg.text(self.right, self.bottom + 31, self.x.label, "end")
 
 
 def dots(frame: Frame, points: Sequence[Dot]) -> Iterator[str]:
@@ -70,11 +65,7 @@ def dots(frame: Frame, points: Sequence[Dot]) -> Iterator[str]:
         x, y = frame.at(dot.x, dot.y)
         paint = f"fill:{axes.colour(dot.share)}" if dot.whole else "fill:none;stroke:var(--muted)"
         kind = "dot" if dot.whole else "ring"
-        yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" class="{kind}" style="{paint}">{_title(dot.label)}</circle>'
-
-
-def _title(label: str) -> str:
-    return f"<title>{escape(words.without_folders(label))}</title>"
+        yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" class="{kind}" style="{paint}">{svg.title(dot.label)}</circle>'
 
 
 def history(points: Sequence[Dot], best: Sequence[tuple[float, float]], y: Axis) -> Markup:
@@ -82,13 +73,13 @@ def history(points: Sequence[Dot], best: Sequence[tuple[float, float]], y: Axis)
     last = max(dot.x for dot in points)
     frame = Frame(Axis("trial", 0, max(1, last)), y, width=740, height=280)
     steps = [frame.at(*corner) for corner in _steps([*best, (last, best[-1][1])])] if best else []
-    parts = [*frame.drawn(), f'<path d="{path(steps)}" class="best"/>', *dots(frame, points)]
+    parts = [*frame.drawn(), f'<path d="{svg.path(steps)}" class="best"/>', *dots(frame, points)]
     told = (
         f"Values of {len(points)} trials by number; the best so far ends at {words.number(best[-1][1])}"
         if best
         else "No value"
     )
-    return svg(frame.width, frame.height, told, parts)
+    return svg.figure(frame.width, frame.height, told, parts)
 
 
 def _steps(points: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float]]:
@@ -100,20 +91,20 @@ def _steps(points: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float
 def bars(title: str, shares: Sequence[tuple[str, float]]) -> Markup:
     """Importances: shares of the variance."""
     width, row = 740.0, 30.0
-    parts = [text(0, 13, title, "start", "name")]
+    parts = [svg.text(0, 13, title, "start", "name")]
     for place, (name, share) in enumerate(shares):
         y = 28 + row * place
-        parts.append(text(0, y + 14, name, "start", "note"))
+        parts.append(svg.text(0, y + 14, name, "start", "note"))
         parts.append(f'<rect x="330" y="{y + 2:.0f}" width="{max(1.0, 340 * share):.1f}" height="15" class="share"/>')
-        parts.append(text(338 + 340 * share, y + 14, f"{100 * share:.0f} %", "start", "note"))
+        parts.append(svg.text(338 + 340 * share, y + 14, f"{100 * share:.0f} %", "start", "note"))
     told = f"Importances, {title}: " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares)
-    return svg(width, 32 + row * len(shares), told, parts)
+    return svg.figure(width, 32 + row * len(shares), told, parts)
 
 
 def scatter(x: Axis, y: Axis, points: Sequence[Dot]) -> Markup:
     """A slice: one field against the value; or one metric against another."""
     frame = Frame(x, y)
-    return svg(
+    return svg.figure(
         frame.width,
         frame.height,
         f"{y.label} against {x.label}, {len(points)} trials",
@@ -133,7 +124,7 @@ def contour(x: Axis, y: Axis, points: Sequence[Dot]) -> Markup:
             size = f'width="{wide:.2f}" height="{high:.2f}"'
             parts.append(f'<rect {at} {size} style="fill:{axes.colour(share)}" class="cell"/>')
     told = f"{y.label} against {x.label}: {len(points)} trials, coloured from poor to good"
-    return svg(frame.width, frame.height, told, [*parts, *frame.drawn(), *dots(frame, points)])
+    return svg.figure(frame.width, frame.height, told, [*parts, *frame.drawn(), *dots(frame, points)])
 
 
 def _mean_near(x: float, y: float, across: Axis, up: Axis, points: Sequence[Dot]) -> float:
@@ -152,16 +143,18 @@ def parallel(fields: Sequence[Axis], trials: Sequence[tuple[Sequence[Any], float
             for place, (axis, value) in enumerate(zip(fields, values, strict=True))
         ]
         style = f"stroke:{axes.colour(share)};opacity:{0.25 + 0.75 * share:.2f}"
-        parts.append(f'<path d="{path(corners)}" class="trial" style="{style}">{_title(label)}</path>')
+        parts.append(f'<path d="{svg.path(corners)}" class="trial" style="{style}">{svg.title(label)}</path>')
     for place, axis in enumerate(fields):
         at = left + gap * place
-        parts.append(line(at, top, at, bottom, "zero"))
+        parts.append(svg.line(at, top, at, bottom, "zero"))
         anchor = "start" if place == 0 else "end" if place == len(fields) - 1 else "middle"
         parts.append(
-            text(at - 40 * (place == 0) + 40 * (anchor == "end"), 13 + 15 * (place % 2), axis.label, anchor, "note")
+            svg.text(at - 40 * (place == 0) + 40 * (anchor == "end"), 13 + 15 * (place % 2), axis.label, anchor, "note")
         )
-        parts += [text(at + 5, bottom - share * (bottom - top) + 4, word) for share, word in axis.ticks()]
-    return svg(width, bottom + 14, f"{len(trials)} trials across {', '.join(axis.label for axis in fields)}", parts)
+        parts += [svg.text(at + 5, bottom - share * (bottom - top) + 4, word) for share, word in axis.ticks()]
+    return svg.figure(
+        width, bottom + 14, f"{len(trials)} trials across {', '.join(axis.label for axis in fields)}", parts
+    )
 
 
 def rungs(
@@ -173,11 +166,13 @@ def rungs(
     parts = list(frame.drawn())
     for level in levels:
         at, _ = frame.at(level, y.low)
-        parts += [line(at, 26, at, frame.bottom, "mark"), text(at, 22, f"rung {words.amount(level)}", "middle")]
+        parts += [svg.line(at, 26, at, frame.bottom, "mark"), svg.text(at, 22, f"rung {words.amount(level)}", "middle")]
     for points, share, whole, label in sorted(curves, key=lambda each: (each[2], each[1])):
         corners = [frame.at(*point) for point in points]
         paint = axes.colour(share) if whole else "var(--muted)"
-        parts.append(f'<path d="{path(corners)}" class="run" style="stroke:{paint}">{_title(label)}</path>')
+        parts.append(f'<path d="{svg.path(corners)}" class="run" style="stroke:{paint}">{svg.title(label)}</path>')
         parts.append(f'<circle cx="{corners[-1][0]:.1f}" cy="{corners[-1][1]:.1f}" r="2.5" style="fill:{paint}"/>')
     stopped = sum(not whole for *_, whole, _ in curves)
-    return svg(frame.width, frame.height, f"Looks of {len(curves)} runs; {stopped} were stopped at a rung", parts)
+    return svg.figure(
+        frame.width, frame.height, f"Looks of {len(curves)} runs; {stopped} were stopped at a rung", parts
+    )
