@@ -19,7 +19,7 @@ from dinov2lab.training.step import Batch, State
 def plain_step(state: State, batch: Batch, spec: RunSpec) -> Tensor:
     """Update `state` by one step; its loss. For separate heads and Sinkhorn-Knopp."""
     objective, values = spec.objective, values_at(state.step, spec.optim, spec.objective)
-    state.optimizer.zero_grad(set_to_none=True)
+    state.optimizer.zero_grad()
     images, masks = batch.crops[0], batch.masks
     with torch.autocast(images.device.type, torch.bfloat16, enabled=spec.optim.precision == "bf16"):
         with torch.no_grad():
@@ -66,8 +66,9 @@ def _tokens(backbone: nn.Module, images: Tensor, masks: Tensor | None, drop_path
     """(B, D) class tokens and (B, N, D) patch tokens."""
     x = backbone.embed(images, masks)
     for block in backbone.vit.blocks:
-        x = x + _dropped(block.ls1(_attention(block, x, backbone.heads)), drop_path)
-        x = x + _dropped(block.ls2(block.mlp(block.norm2(x))), drop_path)
+        x = x + _dropped(block.ls1.gamma * _attention(block, x, backbone.heads), drop_path)
+        hidden = F.gelu(block.mlp.fc1(block.norm2(x)))
+        x = x + _dropped(block.ls2.gamma * block.mlp.fc2(hidden), drop_path)
     x = backbone.vit.norm(x)
     return x[:, 0], x[:, 1 + backbone.registers :]
 

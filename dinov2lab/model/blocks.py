@@ -1,5 +1,8 @@
 """A transformer block on the packed tokens of crops of several sizes, computing no more than stochastic depth keeps.
 
+Weights have timm's names, so that they travel. timm itself is not imported to train: with all of its networks and torchvision
+it would cost every process two seconds and 200 MB.
+
 B crops of one size   T tokens of a crop   D width   S = sum of B * T over the sizes: the packed tokens   G sizes
 """
 
@@ -8,14 +11,14 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from timm.layers import GluMlp
-from timm.models.vision_transformer import Block
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dinov2lab.model.attention import Shapes, attend, split
 from dinov2lab.model.products import Activation, feed_forward, norm_linear, scaled_linear
 from dinov2lab.spec.resources import Recompute
+
+EPSILON = 1e-6  # of every norm of a backbone
 
 
 class Kept(NamedTuple):
@@ -25,24 +28,52 @@ class Kept(NamedTuple):
     scales: tuple[float, ...]  # G factors of the branch: crops of the size by kept ones
 
 
-class PackedBlock(Block):  # type: ignore[misc]
-    """timm's block and its weights, which are used within a call of the block and nowhere else: so they may be elsewhere
-    between calls (training/distributed.py)."""
+class Attention(nn.Module):
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.num_heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+
+class FeedForward(nn.Module):
+    def __init__(self, dim: int, hidden: int, activation: Activation) -> None:
+        super().__init__()
+        self.activation: Activation = activation
+        self.fc1 = nn.Linear(dim, 2 * hidden if activation == "swiglu" else hidden)  # gate and value stacked
+        self.fc2 = nn.Linear(hidden, dim)
+
+
+class LayerScale(nn.Module):
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.empty(dim))
+
+
+class PackedBlock(nn.Module):
+    """Its weights are used within a call of the block and nowhere else: so they may be elsewhere between calls
+    (training/distributed.py)."""
+
+    def __init__(self, dim: int, heads: int, hidden: int, activation: Activation) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=EPSILON)
+        self.attn = Attention(dim, heads)
+        self.ls1 = LayerScale(dim)
+        self.norm2 = nn.LayerNorm(dim, eps=EPSILON)
+        self.mlp = FeedForward(dim, hidden, activation)
+        self.ls2 = LayerScale(dim)
 
     def forward(
         self,
         x: Tensor,
-        shapes: Shapes | None = None,
+        shapes: Shapes,
         kept: tuple[Kept, Kept] | None = None,
         recompute: Recompute = "nothing",
     ) -> Tensor:
-        """Packed tokens (S, D) behind the block; without `shapes`, as timm has it, tokens (B, T, D) of one size.
+        """Packed tokens (S, D) behind the block.
 
         `kept`: what the attention and the MLP branch compute; none computes all. x itself may be written to.
         """
-        if shapes is None:
-            whole: Tensor = super().forward(x)
-            return whole
         if recompute == "blocks" and torch.is_grad_enabled():
             again: Tensor = checkpoint(
                 self._packed, x, shapes, kept, recompute, use_reentrant=False, preserve_rng_state=False
@@ -65,7 +96,7 @@ class PackedBlock(Block):  # type: ignore[misc]
 
     def _mlp(self, again: bool, x: Tensor, shapes: Shapes) -> Tensor:
         """The MLP branch, which does not care which token belongs to which crop. `again`: its hidden layer is not kept."""
-        activation: Activation = "swiglu" if isinstance(self.mlp, GluMlp) else "gelu"
+        activation = self.mlp.activation
         if again:
             return feed_forward(x, self.norm2, self.mlp.fc1, activation, self.mlp.fc2, self.ls2.gamma)
         hidden = norm_linear(x, self.norm2, self.mlp.fc1)

@@ -1,7 +1,7 @@
-"""The backbone: timm's Vision Transformer, run on crops of several sizes in one packed pass.
+"""The backbone: a Vision Transformer, run on crops of several sizes in one packed pass.
 
-Norms, projections and MLPs see the tokens of all crops at once; attention stays within a crop. The weights and their names
-are timm's, so that they travel; the mask token is ours.
+Norms, projections and MLPs see the tokens of all crops at once; attention stays within a crop. Weights have the names and
+shapes of timm's, so that they travel; the mask token is ours.
 
     B crops of one size   T tokens of a crop: class token, R registers, N patches   D width
     S = sum of B * T over the sizes: the packed tokens             G sizes
@@ -9,17 +9,16 @@ are timm's, so that they travel; the mask token is ours.
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from timm.layers import SwiGLUPacked
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from dinov2lab.model.attention import split
-from dinov2lab.model.blocks import Kept, PackedBlock
+from dinov2lab.model.blocks import EPSILON, Kept, PackedBlock
 from dinov2lab.model.initial import draw
+from dinov2lab.model.products import Activation
 from dinov2lab.spec.model import ModelSpec
 from dinov2lab.spec.resources import Recompute
 
@@ -31,30 +30,41 @@ class Tokens(NamedTuple):
     patches: Tensor  # (B, N, D)
 
 
+class PatchEmbedding(nn.Module):
+    def __init__(self, dim: int, patch: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, dim, patch, stride=patch)
+
+
+class VisionTransformer(nn.Module):
+    """What timm's class of this name holds."""
+
+    reg_token: nn.Parameter
+
+    def __init__(self, model: ModelSpec, px: int) -> None:
+        super().__init__()
+        dim, depth, heads = model.architecture
+        patches = (px // model.patch) ** 2
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        if model.registers:
+            self.reg_token = nn.Parameter(torch.zeros(1, model.registers, dim))
+        # Of networks with registers, released ones too, the class token holds its position; see `positions_at`.
+        self.pos_embed = nn.Parameter(torch.zeros(1, patches + (not model.registers), dim))
+        self.patch_embed = PatchEmbedding(dim, model.patch)
+        activation: Activation = "swiglu" if model.ffn == "swiglu" else "gelu"
+        self.blocks = nn.ModuleList(PackedBlock(dim, heads, model.hidden, activation) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, eps=EPSILON)
+
+
 class Backbone(nn.Module):
     """ViT with a mask token, no drop path of its own: which crops a branch drops is handed in, see `kept`."""
 
     def __init__(self, model: ModelSpec, px: int) -> None:
         super().__init__()
-        dim, depth, heads = model.architecture
-        self.vit = VisionTransformer(
-            img_size=px,
-            patch_size=model.patch,
-            embed_dim=dim,
-            depth=depth,
-            num_heads=heads,
-            num_classes=0,
-            init_values=model.layer_scale,
-            dynamic_img_size=True,
-            weight_init="skip",
-            reg_tokens=model.registers,
-            block_fn=PackedBlock,
-            no_embed_class=model.registers > 0,  # as the released networks with registers, see `positions_at`
-            **_feed_forward(model),
-        )
-        self.mask_token = nn.Parameter(torch.zeros(1, dim))
-        self.registers = model.registers
-        self.dim, self.depth, self.heads, self.layer_scale = dim, depth, heads, model.layer_scale
+        self.vit = VisionTransformer(model, px)
+        self.dim, self.depth, self.heads = model.architecture
+        self.mask_token = nn.Parameter(torch.zeros(1, self.dim))
+        self.registers, self.layer_scale = model.registers, model.layer_scale
         self.linear_init = model.linear_init
 
     @torch.no_grad()
@@ -121,6 +131,7 @@ class Backbone(nn.Module):
         x = embedded.flatten(0, 1)
         for each in before:
             x = each(x, [(b, t)])
+        assert isinstance(block, PackedBlock)
         q, k, _ = (
             block.attn.qkv(block.norm1(x)).view(b, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         )  # (B, h, T, D / h)
@@ -144,14 +155,6 @@ class Backbone(nn.Module):
         if self.registers:
             return torch.cat([*first, self.vit.reg_token.expand(patches.shape[0], -1, -1), patches + positions], dim=1)
         return torch.cat([*first, patches], dim=1) + positions
-
-
-def _feed_forward(model: ModelSpec) -> dict[str, Any]:
-    """What timm has to be told for layers of that kind and inner width; its SwiGLU counts gate and value together."""
-    if model.ffn == "mlp":
-        return {}
-    ratio = (2 * model.hidden + 0.5) / model.architecture.dim  # timm rounds the product down
-    return {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU, "mlp_ratio": ratio}
 
 
 def positions_at(positions: Tensor, grid: tuple[int, int], registers: int) -> Tensor:

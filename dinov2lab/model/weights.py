@@ -12,11 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from dinov2lab.model import shards
@@ -45,6 +43,8 @@ def _timm(name: str) -> dict[str, Tensor]:
 
 
 def pretrained(name: str, **options: int) -> nn.Module:
+    import timm
+
     try:
         network: nn.Module = timm.create_model(name, pretrained=True, num_classes=0, **options)
         return network
@@ -134,8 +134,7 @@ def read(path: Path) -> dict[str, Any]:
 def _joined(values: dict[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """As a checkpoint of one file has it."""
     moments: dict[int, dict[str, Tensor]] = {}
-    groups = [group | {"betas": tuple(group["betas"])} for group in values.pop("groups")]
-    content: dict[str, Any] = values | {"optimizer": {"state": moments, "param_groups": groups}}
+    content: dict[str, Any] = values | {"optimizer": {"state": moments, "param_groups": values.pop("groups")}}
     for name, tensor in tensors.items():
         side, rest = name.split("/", 1)
         if side == "optimizer":
@@ -159,6 +158,8 @@ class Pretrained(nn.Module):
 
         Raises ValueError where timm has no such model or its weights cannot be had.
         """
+        from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
         super().__init__()
         self.name = name
         self.network = pretrained(name, **({} if px is None else {"img_size": px}))

@@ -122,7 +122,7 @@ def _restore(state: State, path: Path) -> float:
     try:
         for networks, saved in ((state.student, content["student"]), (state.teacher, content["teacher"])):
             networks.load_state_dict(_cut(saved, networks.state_dict()))
-        state.optimizer.load_state_dict(_cut_optimizer(content["optimizer"], state.optimizer))
+        state.optimizer.load_state_dict(content["optimizer"])
         state.centres = Centres(*(centre.to(state.centres.cls.device) for centre in content["centres"]))
         state.step = content["step"]
         state.looks = tuple(content.get("looks", ()))
@@ -135,18 +135,6 @@ def _restore(state: State, path: Path) -> float:
 
 def _cut(saved: Mapping[str, Tensor], patterns: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: cut_like(value, patterns[name]) if name in patterns else value for name, value in saved.items()}
-
-
-def _cut_optimizer(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Moments as the parameters are cut; the count of steps is no cut tensor."""
-    parameters = [each for group in optimizer.param_groups for each in group["params"]]
-    return {
-        "param_groups": saved["param_groups"],
-        "state": {
-            number: {name: cut_like(v, parameters[number]) if v.ndim else v for name, v in each.items()}
-            for number, each in saved["state"].items()
-        },
-    }
 
 
 def save_backbone(backbone: nn.Module, path: Path) -> None:

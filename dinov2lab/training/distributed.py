@@ -6,20 +6,21 @@ gradients and metrics are averaged.
 
 import os
 import socket
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
 
 from dinov2lab.model.vit import Backbone
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 LOOPBACK = "127.0.0.1"
 COMING = timedelta(minutes=15)  # between the first process that is there and the last one
@@ -99,6 +100,9 @@ def cut(networks: nn.ModuleDict, device: torch.device, *, bf16: bool) -> None:
     computed, which is averaged and cut. `bf16`: they are gathered and computed in it, and their gradients are averaged in
     float32; the backbone's own few weights stay in float32, and so do the tokens between blocks.
     """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
     # Of tokens that are views, which nobody writes to.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
@@ -114,23 +118,31 @@ def cut(networks: nn.ModuleDict, device: torch.device, *, bf16: bool) -> None:
 
 
 def is_cut(network: nn.Module) -> bool:
-    return isinstance(network, FSDPModule)
+    return any(_is_share(each) for each in network.parameters())
+
+
+def _is_share(tensor: Tensor) -> "TypeGuard[DTensor]":
+    """Without an import of what is there only where weights are cut: half a second of every process."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
 
 
 def local(tensor: Tensor) -> Tensor:
     """This process's share of it, or all of it where it is not cut; writing to it writes to the tensor."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if _is_share(tensor) else tensor
 
 
 def whole(tensor: Tensor) -> Tensor:
     """All processes ask for it together."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if _is_share(tensor) else tensor
 
 
 def cut_like(tensor: Tensor, pattern: Tensor) -> Tensor:
     """A whole `tensor`, cut as `pattern` is, without asking another process. It may be of another shape."""
-    if not isinstance(pattern, DTensor):
+    if not _is_share(pattern):
         return tensor
+    from torch.distributed.tensor import DTensor
+
     mesh = pattern.device_mesh
     each = -(-len(tensor) // mesh.size())
     rank = mesh.get_local_rank()

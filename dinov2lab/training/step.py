@@ -91,7 +91,7 @@ def train_step(state: State, batch: Batch, spec: RunSpec, key: Key, parts: Parts
     `batch`: of this process's images. All processes of a run return the same, end with the same state, or raise together.
     """
     values = values_at(state.step, spec.optim, spec.objective)
-    state.optimizer.zero_grad(set_to_none=True)
+    state.optimizer.zero_grad()
     targets, centres = teacher_targets(state, batch, spec, values, parts)
     logged = add_gradients(state.student, batch, targets, spec, key, state.step, parts)
     logged["teacher/entropy"] = losses.entropy(targets.cls)

@@ -1,7 +1,7 @@
 """The packed backbone against crop by crop, and against timm's own forward."""
 
 import math
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -67,17 +67,22 @@ def test_the_packed_pass_has_the_gradients_of_crop_by_crop():
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max()))
 
 
-@pytest.mark.parametrize("model", KINDS)
-def test_weights_load_into_timm_and_give_the_same_features(model):
-    """Into timm's own DINOv2 networks, made as small."""
-    net = lively(model=model)
+def in_timm(net: Backbone, model: ModelSpec) -> Any:
+    """Its weights in timm's own DINOv2 network, made as small."""
     name = ("giant" if model.ffn == "swiglu" else "small") + "_patch14" + ("_reg4" if model.registers else "")
     size = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 4, "num_heads": 2, "reg_tokens": model.registers}
     if model.ffn == "swiglu":
         size["mlp_ratio"] = 5.51  # 2 x 176 of 64, rounded down
     theirs = timm.create_model(f"vit_{name}_dinov2", **size).eval()
+    assert [name for name, _ in theirs.named_parameters()] == [name for name, _ in net.vit.named_parameters()]
     theirs.load_state_dict(net.vit.state_dict())
-    crops = images(3)
+    return theirs
+
+
+@pytest.mark.parametrize("model", KINDS)
+def test_weights_load_into_timm_and_give_the_same_features(model):
+    net, crops = lively(model=model), images(3)
+    theirs = in_timm(net, model)
     tokens = theirs.forward_features(crops)
     close(net([crops])[0], Tokens(tokens[:, 0], tokens[:, 1 + model.registers :]))
     torch.testing.assert_close(features(net, crops.split(2)), theirs(crops), rtol=1e-4, atol=1e-5)
@@ -283,7 +288,7 @@ def test_features_are_class_tokens_without_gradient_whatever_the_batches():
 @pytest.mark.parametrize("model", KINDS)
 def test_the_last_blocks_are_those_of_timm(model):
     net, pictures = lively(model=model), images(3)
-    theirs = net.vit.forward_intermediates(
+    theirs = in_timm(net, model).forward_intermediates(
         pictures, indices=3, norm=True, output_fmt="NLC", return_prefix_tokens=True, intermediates_only=True
     )
     for ours, (patches, prefix) in zip(net.last(pictures, 3), theirs, strict=True):
@@ -304,10 +309,11 @@ def test_features_of_blocks_end_with_the_class_token_and_the_mean_patch():
 @torch.no_grad()
 def test_attention_is_that_which_timm_computes_in_its_last_block(model):
     net, pictures, seen = lively(model=model), images(3), []
-    inner = net.vit.blocks[-1].attn
+    theirs = in_timm(net, model)
+    inner = theirs.blocks[-1].attn
     inner.fused_attn = False  # timm then computes the weights apart, and drops some of them: none here
     handle = inner.attn_drop.register_forward_hook(lambda _, given, __: seen.append(given[0]))
-    net.vit.forward_features(pictures)
+    theirs.forward_features(pictures)
     handle.remove()
     ours = attention(net, [pictures])
     torch.testing.assert_close(ours, seen[0][:, :, 0, 1 + net.registers :], rtol=1e-4, atol=1e-6)
