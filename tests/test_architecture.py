@@ -109,6 +109,7 @@ def test_packages_are_empty(file: str) -> None:
         ("spec.run", "torch timm mlflow optuna pandas scipy matplotlib numpy"),
         ("store.manifest", "torch timm mlflow optuna pandas scipy matplotlib"),
         ("report.render", "torch timm mlflow"),
+        ("lab.worker", "timm torchvision torch._dynamo sympy mlflow optuna pandas"),
     ],
 )
 def test_what_a_module_drags_in(module: str, unwanted: str) -> None:

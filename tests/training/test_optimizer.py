@@ -1,5 +1,8 @@
 """What each parameter's learning rate and weight decay are, by its name."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -95,3 +98,35 @@ def test_a_step_with_decay_alone_shrinks_what_is_decayed():
         kind, decayed, _ = factors(name.split(".")[0], name.partition(".")[2], DEPTH, SPEC.optim)
         expected = before[name] * (1 - 0.1 * kind * (0.3 if decayed else 0))
         torch.testing.assert_close(parameter.detach(), expected)
+
+
+def test_its_steps_are_those_of_torchs_own_class_bit_by_bit():
+    """Also for a parameter that has no gradient at first."""
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(4, 3, generator=generator), torch.randn(5, generator=generator)]
+    ours, theirs = ([torch.nn.Parameter(each.clone()) for each in start] for _ in range(2))
+    group = {"lr": 0.01, "weight_decay": 0.1}
+    mine = optimizer.AdamW([{"params": ours, **group}], (0.9, 0.95))
+    reference = torch.optim.AdamW([{"params": theirs, **group}], betas=(0.9, 0.95), fused=True)
+    for step in range(4):
+        for row, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            a.grad = torch.randn(a.shape, generator=generator) if row == 0 or step > 1 else None
+            b.grad = a.grad
+        mine.step()
+        reference.step()
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    torch.testing.assert_close(mine.state_dict()["state"], reference.state_dict()["state"], rtol=0, atol=0)
+    mine.load_state_dict(reference.state_dict())
+    torch.testing.assert_close(mine.state_dict()["state"], reference.state_dict()["state"], rtol=0, atol=0)
+
+
+def test_it_imports_no_compiler():
+    script = """
+import sys, torch
+from dinov2lab.training.optimizer import AdamW
+weight = torch.nn.Parameter(torch.ones(2))
+weight.grad = torch.ones(2)
+AdamW([{"params": [weight], "lr": 0.1, "weight_decay": 0.0}], (0.9, 0.99)).step()
+print("torch._dynamo" in sys.modules, weight.tolist()[0] < 1)
+"""
+    assert subprocess.check_output([sys.executable, "-c", script], text=True).split() == ["False", "True"]
