@@ -1,19 +1,37 @@
-"""Axes and colours of a search's figures: a field's range, linear or logarithmic, or its choices side by side."""
+"""Axes, the frame that two of them span, and colours: a range, linear or logarithmic, or choices side by side."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from dinov2lab.report import words
-from dinov2lab.report.figures import ticks
+from dinov2lab.report import svg, words
 from dinov2lab.spec.search import Dimension
 
 STOPS = ((70, 50, 126), (49, 104, 142), (33, 145, 140), (94, 190, 98), (226, 190, 40))  # from poor to good
 
 FAR = 3.0  # interquartile ranges
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Round numbers in [low, high], some `count` of them."""
+    rough = (high - low) / max(1, count)
+    if rough <= 0 or not math.isfinite(rough):
+        return [low]
+    size = 10 ** math.floor(math.log10(rough))
+    step = size * next(factor for factor in (1, 2, 2.5, 5, 10) if factor * size >= rough * 0.999)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(index * step, 12) for index in range(first, last + 1)]
+
+
+def _power(value: float) -> str:
+    return words.amount(value) if value >= 1000 else words.tick(value) if value >= 0.01 else f"{value:.0e}"
+
+
+def _tick(value: float) -> str:
+    return words.amount(value) if abs(value) >= 10_000 else words.tick(value)
 
 
 @dataclass(frozen=True)
@@ -23,6 +41,7 @@ class Axis:
     high: float = 1.0
     log: bool = False
     names: tuple[str, ...] = ()  # choices
+    written: Callable[[float], str] = _tick
 
     def place(self, value: Any) -> float:
         """From 0 to 1; what lies beyond an end is put there."""
@@ -36,7 +55,7 @@ class Axis:
         if self.names:
             return [((place + 0.5) / len(self.names), name) for place, name in enumerate(self.names)]
         if not self.log:
-            return [(self.place(value), _tick(value)) for value in ticks(self.low, self.high, count)]
+            return [(self.place(value), self.written(value)) for value in ticks(self.low, self.high, count)]
         powers = range(math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9) + 1)
         values = [10.0**power for power in powers]
         if len(values) < 2:
@@ -44,12 +63,39 @@ class Axis:
         return [(self.place(value), _power(value)) for value in values]
 
 
-def _power(value: float) -> str:
-    return words.amount(value) if value >= 1000 else words.tick(value) if value >= 0.01 else f"{value:.0e}"
+@dataclass(frozen=True)
+class Frame:
+    """A plot's place: axes drawn, and where values lie in it."""
 
+    x: Axis
+    y: Axis
+    width: float = 360.0
+    height: float = 232.0
+    left: float = 50.0
+    top: float = 26.0
 
-def _tick(value: float) -> str:
-    return words.amount(value) if abs(value) >= 10_000 else words.tick(value)
+    @property
+    def right(self) -> float:
+        return self.width - 10
+
+    @property
+    def bottom(self) -> float:
+        return self.height - 36
+
+    def at(self, x: Any, y: Any) -> tuple[float, float]:
+        across, up = self.x.place(x), self.y.place(y)
+        return self.left + across * (self.right - self.left), self.bottom - up * (self.bottom - self.top)
+
+    def drawn(self) -> Iterator[str]:
+        yield svg.text(0, 13, self.y.label, "start", "name")
+        for share, word in self.y.ticks():
+            at = self.bottom - share * (self.bottom - self.top)
+            yield svg.line(self.left, at, self.right, at, "grid")
+            yield svg.text(self.left - 6, at + 4, word, "end")
+        for share, word in self.x.ticks():
+            at = self.left + share * (self.right - self.left)
+            yield svg.text(at, self.bottom + 16, word, "end" if at > self.right - 12 else "middle")
+        yield svg.text(self.right, self.bottom + 31, self.x.label, "end")
 
 
 def of_field(name: str, dimension: Dimension) -> Axis:
@@ -66,6 +112,11 @@ def of_values(label: str, values: Sequence[float]) -> Axis:
     low, high = max(min(values), quarter - FAR * (three - quarter)), min(max(values), three + FAR * (three - quarter))
     if low >= high:
         low, high = min(values), max(values)
+    return spanning(label, low, high)
+
+
+def spanning(label: str, low: float, high: float) -> Axis:
+    """With some room beyond either end."""
     pad = 0.06 * (high - low) or abs(high) * 0.05 or 1.0
     return Axis(label, low - pad, high + pad)
 

@@ -5,11 +5,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from markupsafe import Markup
 
-from dinov2lab.report import svg, words
+from dinov2lab.report import axes, svg, words
 from dinov2lab.report.along import PRICES, Buy, Curve, Price
-from dinov2lab.report.axes import Axis
+from dinov2lab.report.axes import Axis, Frame
 from dinov2lab.report.figures import colour
-from dinov2lab.report.plots import Frame
 from dinov2lab.report.statistics import Mean
 
 STEPS = 60  # of a drawn law
@@ -17,7 +16,7 @@ STEPS = 60  # of a drawn law
 
 def curve(shown: Curve, place: dict[str, int]) -> Markup:
     """Means with their own intervals, and the law where there is one, up to what it forecasts."""
-    scale, law = _scale(shown.metric), shown.law
+    scale, law = words.scale(shown.metric), shown.law
     xs = [point.x for point in shown.points]
     last = law.ahead if law and not law.refusal else max(xs)
     means = [point.mean for point in shown.points]
@@ -39,7 +38,7 @@ def curve(shown: Curve, place: dict[str, int]) -> Markup:
 def front(buys: Sequence[Buy], metric: str, price: Price, place: dict[str, int]) -> Markup:
     """The arms, and as steps the best that can be had for so much."""
     name, spent = PRICES[price]
-    scale, costs = _scale(metric), [spent(buy.cost) for buy in buys]
+    scale, costs = words.scale(metric), [spent(buy.cost) for buy in buys]
     frame = Frame(_logarithmic(name, min(costs), max(costs)), _upright(metric, [buy.mean for buy in buys]))
     best = sorted((spent(buy.cost), scale * (buy.mean.mean or 0.0)) for buy in buys if price in buy.front)
     corners = [frame.at(*corner) for corner in _steps(best, max(costs))]
@@ -82,16 +81,10 @@ def _logarithmic(name: str, low: float, high: float) -> Axis:
 
 
 def _upright(metric: str, means: Sequence[Mean], also: Sequence[float] = ()) -> Axis:
-    scale = _scale(metric)
+    scale = words.scale(metric)
     ends = [scale * each for mean in means for each in (mean.mean or 0.0, *(mean.interval or ()))]
     ends += [scale * each for each in also]
-    low, high = min(ends), max(ends)
-    pad = 0.06 * (high - low) or abs(high) * 0.05 or 1.0
-    return Axis(words.title(metric) + (", %" if words.is_accuracy(metric) else ""), low - pad, high + pad)
-
-
-def _scale(metric: str) -> float:
-    return 100.0 if words.is_accuracy(metric) else 1.0
+    return axes.spanning(words.heading(metric), min(ends), max(ends))
 
 
 def _told(metric: str, mean: Mean) -> str:

@@ -71,9 +71,7 @@ def _panel(study: Study, runs: Sequence[Run], metric: str) -> Panel:
             lines.append(Line(place[run.arm], f"{run.arm} seed {run.seed}", points))
     if len(lines) > MOST_LINES:
         lines = [_middle([line for line in lines if line.arm == place[arm.name]], arm.name) for arm in study.arms]
-    accuracy = words.is_accuracy(metric)
-    title = words.title(metric) + (", %" if accuracy else "")
-    return Panel(title, tuple(lines), _marks(study, runs, metric), 100 if accuracy else 1)
+    return Panel(words.heading(metric), tuple(lines), _marks(study, runs, metric), words.scale(metric))
 
 
 def _middle(lines: Sequence[Line], arm: str) -> Line:

@@ -4,16 +4,16 @@ An arm's colour is the variable --arm-N of templates/colours.css (Okabe and Ito'
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from dinov2lab.report import svg, words
+from dinov2lab.report import axes, svg, words
+from dinov2lab.report.axes import Axis, Frame, ticks
 from dinov2lab.report.statistics import Interval
 
 COLOURS = 8
@@ -26,9 +26,8 @@ class Line(NamedTuple):
     arm: int  # place among the arms
     label: str
     points: Sequence[svg.Point]  # (images seen, value)
-    spread: Sequence[
-        tuple[float, float, float]
-    ] = ()  # (images seen, low, high) of the many runs that the line stands for
+    # (images seen, low, high) of the many runs that the line stands for
+    spread: Sequence[tuple[float, float, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,6 @@ class Panel:
     lines: tuple[Line, ...]
     marks: tuple[tuple[float, str], ...] = ()  # horizontal: value, what it stands for
     scale: float = 1.0
-    unit: str = ""
 
 
 class ForestRow(NamedTuple):
@@ -51,17 +49,6 @@ class ForestRow(NamedTuple):
 
 def colour(arm: int) -> str:
     return f"var(--arm-{arm % COLOURS})"
-
-
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round numbers in [low, high], some `count` of them."""
-    rough = (high - low) / max(1, count)
-    if rough <= 0 or not math.isfinite(rough):
-        return [low]
-    size = 10 ** math.floor(math.log10(rough))
-    step = size * next(factor for factor in (1, 2, 2.5, 5, 10) if factor * size >= rough * 0.999)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [round(index * step, 12) for index in range(first, last + 1)]
 
 
 def thinned(points: Sequence[svg.Point]) -> list[svg.Point]:
@@ -129,8 +116,6 @@ def _signed(value: float) -> str:
 
 def panel(panel: Panel, legend: Sequence[str] = ()) -> Markup:
     """Values against images seen, one thin line a run. `legend` (the arms) is for where no page gives one."""
-    width, left, top, right = 360.0, 48.0, 26.0, 350.0
-    bottom = 196.0
     lines = [line._replace(points=thinned(line.points)) for line in panel.lines]
     xs = [x for line in lines for x, _ in line.points]
     marks = [(panel.scale * value, text) for value, text in panel.marks]
@@ -138,47 +123,27 @@ def panel(panel: Panel, legend: Sequence[str] = ()) -> Markup:
     ys += [panel.scale * end for line in lines for _, low, high in line.spread for end in (low, high)]
     if not xs or not ys:
         return Markup("")
-    last = max(xs)
-    low, high = min(ys), max(ys)
-    pad = 0.06 * (high - low) or abs(high) * 0.05 or 1.0
-    low, high = low - pad, high + pad
-
-    def x(value: float) -> float:
-        return left + value / (last or 1) * (right - left)
-
-    def y(value: float) -> float:
-        return bottom - (value - low) / (high - low) * (bottom - top)
-
-    parts = [svg.text(0, 13, panel.title, "start", "name")]
-    for tick in ticks(low, high, 4):
-        parts += [
-            svg.line(left, y(tick), right, y(tick), "grid"),
-            svg.text(left - 6, y(tick) + 4, words.tick(tick), "end"),
-        ]
-    steps = ticks(0, last, 4)
-    parts += [
-        svg.text(x(tick), bottom + 16, words.amount(tick), "end" if x(tick) > right - 12 else "middle")
-        for tick in steps
-    ]
-    parts.append(svg.text(right, bottom + 31, "images seen", "end"))
+    frame = Frame(Axis("images seen", 0, max(xs), written=words.amount), axes.spanning(panel.title, min(ys), max(ys)))
+    parts = list(frame.drawn())
     for value, text in marks:
-        parts += [svg.line(left, y(value), right, y(value), "mark"), svg.text(right - 2, y(value) - 4, text, "end")]
+        _, at = frame.at(0, value)
+        parts += [svg.line(frame.left, at, frame.right, at, "mark"), svg.text(frame.right - 2, at - 4, text, "end")]
     for line in lines:
-        if line.spread:
-            lows = [(x(at), y(panel.scale * low)) for at, low, _ in line.spread]
-            highs = [(x(at), y(panel.scale * high)) for at, _, high in reversed(line.spread)]
-            parts.append(f'<path d="{svg.path([*lows, *highs])}Z" class="band" style="fill:{colour(line.arm)}"/>')
-        path = svg.path([(x(at), y(panel.scale * value)) for at, value in line.points])
-        parts.append(
-            f'<path d="{path}" class="run" style="stroke:{colour(line.arm)}"><title>{escape(line.label)}</title></path>'
-        )
+        parts += _run(line, panel.scale, frame)
     for index, arm in enumerate(legend):
-        at = bottom + 48 + 16 * index
-        parts += [
-            svg.line(left, at - 4, left + 18, at - 4, "run", f' style="stroke:{colour(index)}"'),
-            svg.text(left + 24, at, arm),
-        ]
-    return svg.figure(width, bottom + 36 + 16 * len(legend), _told(panel), parts)
+        left, at = frame.left, frame.bottom + 48 + 16 * index
+        parts.append(svg.line(left, at - 4, left + 18, at - 4, "run", f' style="stroke:{colour(index)}"'))
+        parts.append(svg.text(left + 24, at, arm))
+    return svg.figure(frame.width, frame.height + 16 * len(legend), _told(panel), parts)
+
+
+def _run(line: Line, scale: float, frame: Frame) -> Iterator[str]:
+    if line.spread:
+        lows = [frame.at(x, scale * low) for x, low, _ in line.spread]
+        highs = [frame.at(x, scale * high) for x, _, high in reversed(line.spread)]
+        yield f'<path d="{svg.path([*lows, *highs])}Z" class="band" style="fill:{colour(line.arm)}"/>'
+    points = [frame.at(x, scale * y if math.isfinite(y) else math.nan) for x, y in line.points]  # not at an end: a gap
+    yield f'<path d="{svg.path(points)}" class="run" style="stroke:{colour(line.arm)}">{svg.title(line.label)}</path>'
 
 
 def _told(panel: Panel) -> str:

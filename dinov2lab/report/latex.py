@@ -25,7 +25,13 @@ def as_latex(study: Study, metrics: Sequence[dict[str, Any]]) -> str:
     shown = [table for table in metrics if table["measured"]]
     level = words.level(study.decide.alpha)
     decided = words.title(study.decide.metric)
-    heads = ["arm", *(_head(table["name"]) for table in shown), f"difference, {decided}", "effect size", "claim"]
+    heads = [
+        "arm",
+        *(words.heading(table["name"]) for table in shown),
+        f"difference, {decided}",
+        "effect size",
+        "claim",
+    ]
     rows = [_row(study, index, shown) for index in range(len(study.arms))]
     references = [_reference(place, shown) for place in range(len(shown[0]["references"]))] if shown else []
     return "\n".join(
@@ -81,10 +87,6 @@ def _mean(metric: str, mean: Any) -> str:
     reach: Interval | None = mean.interval
     half = f" ± {words.value(metric, (reach.high - reach.low) / 2)}" if reach else ""
     return words.value(metric, mean.mean) + half
-
-
-def _head(metric: str) -> str:
-    return words.title(metric) + (", %" if words.is_accuracy(metric) else "")
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
 from dinov2lab.report import axes, svg, words
-from dinov2lab.report.axes import Axis
+from dinov2lab.report.axes import Axis, Frame
 
 CELLS = 22  # of a contour, in each direction
 
@@ -22,41 +21,6 @@ class Dot(NamedTuple):
     share: float  # from poor (0) to good (1)
     label: str
     whole: bool = True  # ran to its end
-
-
-@dataclass(frozen=True)
-class Frame:
-    """A plot's place: axes drawn, and where values lie in it."""
-
-    x: Axis
-    y: Axis
-    width: float = 360.0
-    height: float = 232.0
-    left: float = 50.0
-
-    @property
-    def right(self) -> float:
-        return self.width - 10
-
-    @property
-    def bottom(self) -> float:
-        return self.height - 36
-
-    def at(self, x: Any, y: Any) -> tuple[float, float]:
-        return self.left + self.x.place(x) * (self.right - self.left), self.bottom - self.y.place(y) * (
-            self.bottom - 26
-        )
-
-    def drawn(self) -> Iterator[str]:
-        yield svg.text(0, 13, self.y.label, "start", "name")
-        for share, word in self.y.ticks():
-            at = self.bottom - share * (self.bottom - 26)
-            yield svg.line(self.left, at, self.right, at, "grid")
-            yield svg.text(self.left - 6, at + 4, word, "end")
-        for share, word in self.x.ticks():
-            at = self.left + share * (self.right - self.left)
-            yield svg.text(at, self.bottom + 16, word, "end" if at > self.right - 12 else "middle")
-        yield svg.text(self.right, self.bottom + 31, self.x.label, "end")
 
 
 def dots(frame: Frame, points: Sequence[Dot]) -> Iterator[str]:
@@ -116,7 +80,7 @@ def contour(x: Axis, y: Axis, points: Sequence[Dot]) -> Markup:
     """Two fields: between the trials the colour is a mean of theirs, weighted by distance. No model, no promise."""
     frame = Frame(x, y, width=560, height=420, left=64)
     parts = list[str]()
-    wide, high = (frame.right - frame.left) / CELLS, (frame.bottom - 26) / CELLS
+    wide, high = (frame.right - frame.left) / CELLS, (frame.bottom - frame.top) / CELLS
     for row in range(CELLS):
         for column in range(CELLS):
             share = _mean_near((column + 0.5) / CELLS, (row + 0.5) / CELLS, x, y, points)
@@ -166,7 +130,10 @@ def rungs(
     parts = list(frame.drawn())
     for level in levels:
         at, _ = frame.at(level, y.low)
-        parts += [svg.line(at, 26, at, frame.bottom, "mark"), svg.text(at, 22, f"rung {words.amount(level)}", "middle")]
+        parts += [
+            svg.line(at, frame.top, at, frame.bottom, "mark"),
+            svg.text(at, frame.top - 4, f"rung {words.amount(level)}", "middle"),
+        ]
     for points, share, whole, label in sorted(curves, key=lambda each: (each[2], each[1])):
         corners = [frame.at(*point) for point in points]
         paint = axes.colour(share) if whole else "var(--muted)"

@@ -181,9 +181,8 @@ def _forest(study: Study, judged: Iterable[verdict.Judged]) -> Markup | None:
         for each in judged
         if each.difference.estimate is not None
     ]
-    accuracy = words.is_accuracy(metric)
-    axis = f"paired difference, {words.title(metric)}{' (points)' if accuracy else ''}"
-    return figures.forest(rows, study.baseline, axis, 100 if accuracy else 1) if rows else None
+    axis = f"paired difference, {words.title(metric)}{' (points)' if words.is_accuracy(metric) else ''}"
+    return figures.forest(rows, study.baseline, axis, words.scale(metric)) if rows else None
 
 
 def _measured(metric: str, judged: verdict.Judged) -> str:

@@ -32,7 +32,7 @@ def drawn(search: SearchSpec, trials: Sequence[Trial], importances: dict[str, An
     scored = _scored(search, trials)
     if not scored:
         return []
-    value = axes.of_values(_title(next(iter(search.metrics))), [each.value for each in scored])
+    value = axes.of_values(words.heading(next(iter(search.metrics))), [each.value for each in scored])
     whole = [each for each in scored if each.trial.state == "complete"]
     found = [Drawn("history", "history", "values by trial", _history(search, scored, value))]
     found += _front(search, scored)
@@ -61,10 +61,6 @@ def drawn(search: SearchSpec, trials: Sequence[Trial], importances: dict[str, An
     ]
 
 
-def _title(metric: str) -> str:
-    return words.title(metric) + (", %" if words.is_accuracy(metric) else "")
-
-
 def _short(key: str, search: SearchSpec) -> str:
     """The shortest ending of a dotted key that no other field of the space ends in."""
     parts = key.split(".")
@@ -79,7 +75,7 @@ def _scored(search: SearchSpec, trials: Sequence[Trial]) -> list[_Scored]:
     """The trials that have a value; several of one run as the last of them."""
     metric, direction = next(iter(search.metrics.items()))
     kept = {trial.runs: trial for trial in trials if trial.values and math.isfinite(trial.values[0])}
-    factor = 100 if words.is_accuracy(metric) else 1
+    factor = words.scale(metric)
     sign = 1 if direction == "maximize" else -1
     ranked = sorted(kept.values(), key=lambda trial: sign * (trial.values or (0.0,))[0])
     found = []
@@ -117,8 +113,8 @@ def _front(search: SearchSpec, scored: Sequence[_Scored]) -> Iterator[Drawn]:
         {trial.number for trial in best_trials(search, [each.trial for each in scored])},
     )
     pairs = [(each, (each.trial.values or (0.0, 0.0))[1]) for each in scored]
-    x = axes.of_values(_title(second), [other for _, other in pairs])
-    y = axes.of_values(_title(first), [each.value for each in scored])
+    x = axes.of_values(words.heading(second), [other for _, other in pairs])
+    y = axes.of_values(words.heading(first), [each.value for each in scored])
     points = [
         Dot(other, each.value, 1.0 if each.trial.number in front else 0.0, each.label, each.trial.number in front)
         for each, other in pairs
@@ -150,7 +146,7 @@ def _parallel(fields: dict[str, Axis], whole: Sequence[_Scored]) -> Iterator[Dra
 def _rungs(search: SearchSpec, scored: Sequence[_Scored], value: Axis) -> Iterator[Drawn]:
     """Looks during training; only a search with rungs reads them, but they are there for any search of single runs."""
     metric = next(iter(search.metrics))
-    factor = 100 if words.is_accuracy(metric) else 1
+    factor = words.scale(metric)
     curves = [
         (
             [(float(at), factor * seen) for at, seen in each.trial.looks],

@@ -36,7 +36,7 @@ def tuning(study: Study) -> dict[str, Any] | None:
         "caveat": _caveat(study.tune),
         "how": _how(study, study.tune),
         "each_seed": study.tune.per == "seed",
-        "metric": words.title(metric) + (", %" if words.is_accuracy(metric) else ""),
+        "metric": words.heading(metric),
         "space": list(space),
         "rows": [
             Row(

@@ -47,6 +47,16 @@ def title(metric: str) -> str:
     return TITLES.get(metric) or f"{group.replace('_', ' ')} {plain}".strip()
 
 
+def heading(metric: str) -> str:
+    """`test kNN, %`: a title with the unit that `value` gives."""
+    return title(metric) + (", %" if is_accuracy(metric) else "")
+
+
+def scale(metric: str) -> float:
+    """What a value is multiplied by to be in the unit of `heading`."""
+    return 100.0 if is_accuracy(metric) else 1.0
+
+
 def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 

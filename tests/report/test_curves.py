@@ -1,3 +1,4 @@
+import math
 import re
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from fabricated import append, finish, start, study
 
 from dinov2lab.report.curves import MOST_LINES, learning, signature
+from dinov2lab.report.figures import Line, Panel
 from dinov2lab.report.figures import panel as draw
 from dinov2lab.report.render import write_report
 from dinov2lab.report.results import HISTORY, ROWS, thinned
@@ -68,6 +70,12 @@ def test_of_very_many_runs_each_arm_has_one_line_its_median_and_spread() -> None
     assert list(panel.lines[1].points) == [(640.0, middle), (1280.0, middle)]
     assert list(panel.lines[1].spread) == [(640.0, low, high), (1280.0, low, high)]
     assert draw(panel).count('class="band"') == len(one.arms)
+
+
+def test_a_curve_breaks_where_a_value_is_no_number_or_without_bounds() -> None:
+    drawn = draw(Panel("x", (Line(0, "a", [(0, 1.0), (10, math.inf), (20, 2.0), (30, math.nan), (40, 1.5)]),)))
+    (path,) = re.findall(r'd="([^"]*)" class="run"', drawn)
+    assert re.fullmatch(r"M[^LM]*M[^LM]*M[^LM]*", path)
 
 
 def test_looks_at_the_student_and_at_segmentation_have_curves_beside_the_teachers() -> None:
