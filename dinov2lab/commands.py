@@ -191,7 +191,6 @@ def run_study(
     for line in opening.check(cells, roots):
         note(line)
     studies.record(study, workspace)
-    devices = free_gpus() if resources.device != "cpu" else ()
     with Publisher("study", study.name, workspace, report.parent) as publisher:
         follow = _following([workspace.run(cell.run) for cell in cells], publisher)
         with watching(cells, workspace, study.metrics):
@@ -200,7 +199,6 @@ def run_study(
                 workspace,
                 roots,
                 jobs=jobs,
-                devices=devices,
                 resources=resources,
                 rerun=rerun,
                 on_change=follow,

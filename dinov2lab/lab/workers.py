@@ -6,34 +6,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # `doctor` asks how processes ended where pydantic is broken, too
-    from dinov2lab.data.source import Roots
-    from dinov2lab.spec.resources import Resources
     from dinov2lab.spec.run import RunSpec
-    from dinov2lab.store.folders import Workspace
-
-ENOUGH = 3  # workers that die one after the other before they have begun a run
 
 
 def cause(code: int) -> str:
     if code == -9:
         return "signal 9 (killed by hand, or out of memory)"
     return f"signal {-code}" if code < 0 else f"exit code {code}"
-
-
-def place_of_work(workspace: "Workspace", roots: "Roots", resources: "Resources") -> dict[str, object]:
-    """What every worker is told first."""
-    return {
-        "workspace": str(workspace.path),
-        "data": str(roots.data),
-        "cache": str(roots.cache),
-        "resources": resources.model_dump(mode="json"),
-    }
 
 
 class Worker:
@@ -88,12 +72,6 @@ class Worker:
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
-
-
-def least_loaded(devices: Sequence[str], workers: Sequence[Worker], count: int = 1) -> str | None:
-    """So many of `devices`, those that fewest workers have; none where there is no choice."""
-    load = Counter(device for worker in workers for device in (worker.device or "").split(","))
-    return ",".join(sorted(devices, key=lambda device: load[device])[:count]) or None
 
 
 def dismiss(workers: Sequence[Worker]) -> None:

@@ -64,12 +64,12 @@ def test_one_process_computes_run_after_run_and_a_stopped_one_goes_on_later(
     outcome = place.run(short.run).outcome()
     assert outcome
     assert outcome.status == "finished"
-    assert len(bench._workers) == 1
+    assert len(bench._staff.workers) == 1
 
 
 def kill(bench: LocalBench) -> None:
-    bench._workers[0]._process.kill()
-    bench._workers[0]._process.wait()
+    bench._staff.workers[0]._process.kill()
+    bench._staff.workers[0]._process.wait()
 
 
 def test_a_run_that_kills_its_process_again_and_again_has_failed(place: Workspace, bench: LocalBench) -> None:
@@ -96,7 +96,7 @@ def test_processes_that_die_before_they_begin_are_no_fault_of_a_run_and_end_it(
     bench.start(order)
     kill(bench)
     with pytest.raises(
-        ValueError, match="3 processes died one after the other before they began a run, the last one of sig"
+        ValueError, match="3 workers died one after the other before they began a run, the last one of sig"
     ):
         bench.tend()
     assert place.run(order.run).outcome() is None

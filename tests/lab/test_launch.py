@@ -12,7 +12,8 @@ import pytest
 from tiny import EMBEDDER, RECIPE, STUDY, interruptible
 
 from dinov2lab.data.source import Roots
-from dinov2lab.lab import bench
+from dinov2lab.lab import staff
+from dinov2lab.lab.bench import LocalBench
 from dinov2lab.lab.devices import free_gpus
 from dinov2lab.lab.workers import Worker
 from dinov2lab.spec.points import Planned
@@ -170,13 +171,13 @@ def test_each_worker_of_a_search_has_a_gpu_of_its_own(
         def compute(self, *_: object) -> None:
             pass
 
-    monkeypatch.setattr(bench, "Worker", Idle)
+    monkeypatch.setattr(staff, "Worker", Idle)
     place, run = Workspace(tmp_path), Planned("a", RunSpec())
     for asked, seen in (("cuda", ["0", "2", "0"]), ("cpu", [None] * 3)):
-        made = bench.LocalBench(place, Roots(tmp_path, place.cache), Resources.model_validate({"device": asked}), 3)
+        made = LocalBench(place, Roots(tmp_path, place.cache), Resources.model_validate({"device": asked}), 3)
         for _ in range(3):
             made.start(run)
-        assert [worker.device for worker in made._workers] == seen
+        assert [worker.device for worker in made._staff.workers] == seen
 
 
 @pytest.mark.system
@@ -196,5 +197,5 @@ def test_workers_that_cannot_begin_end_the_command(tmp_path: Path) -> None:
         timeout=120,
     )
     assert answer.returncode == 2
-    assert "3 workers died one after the other before they began a run, of exit code 1" in answer.stderr
+    assert "workers died one after the other before they began a run, the last one of exit code 1" in answer.stderr
     assert answer.stderr.count("no torch today") >= 3
