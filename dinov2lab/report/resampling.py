@@ -32,35 +32,35 @@ SIMULATED = 500  # studies without a difference, from which it is told what a ru
 WHOLE = 16  # seeds of which every subset is taken; of more, as many subsets are drawn, always the same ones
 
 
-class Rule(NamedTuple):
+class Estimator(NamedTuple):
     middle: Callable[[NDArray[np.float64]], float]  # of (n,) differences in order
     interval: Callable[[NDArray[np.float64], float], Interval | None]  # of them, at an alpha; none of too few
 
 
 def judged_by(
-    rule: Rule, arm: Sequence[float], baseline: Sequence[float], alpha: float, comparisons: int
+    estimator: Estimator, arm: Sequence[float], baseline: Sequence[float], alpha: float, comparisons: int
 ) -> Difference:
     """Values of the same seeds in the same order; one that is no number leaves no difference at all."""
     differences = np.sort(np.asarray(arm, dtype=np.float64) - np.asarray(baseline, dtype=np.float64))
     n = len(differences)
     if not n or not np.isfinite(differences).all():
         return unjudged(differences)
-    middle, interval = rule.middle(differences), rule.interval(differences, alpha / comparisons)
+    middle, interval = estimator.middle(differences), estimator.interval(differences, alpha / comparisons)
     if interval is None or float(np.ptp(differences)) <= ROUNDING * size_of(arm, baseline):
         return Difference(n, middle, None, None, None, exact=interval is not None)
-    effect, sd = least_found(rule, n, alpha / comparisons), float(differences.std(ddof=1))
+    effect, sd = least_found(estimator, n, alpha / comparisons), float(differences.std(ddof=1))
     low, high = sd_interval(sd, n - 1, alpha)
     return Difference(n, middle, interval, effect * sd, Interval(effect * low, effect * high))
 
 
 @lru_cache
-def least_found(rule: Rule, n: int, alpha: float) -> float:
+def least_found(estimator: Estimator, n: int, alpha: float) -> float:
     """The difference, in standard deviations of differences that are normal, that `n` seeds find with POWER; by simulation.
 
     A shift of all differences shifts their interval: one is found once it is larger than the end that lies opposite.
     """
     drawn = np.sort(np.random.default_rng(n).standard_normal((SIMULATED, n)))
-    ends = [end for each in drawn if (found := rule.interval(each, alpha)) for end in (-found.low, found.high)]
+    ends = [end for each in drawn if (found := estimator.interval(each, alpha)) for end in (-found.low, found.high)]
     return float(np.quantile(ends, POWER))
 
 
@@ -117,9 +117,9 @@ def subsets(n: int) -> NDArray[np.int64]:
     return drawn[drawn.any(axis=1)]
 
 
-SIGN_FLIP = Rule(lambda differences: float(differences.mean()), sign_flip_interval)
-MEDIAN = Rule(lambda differences: float(np.median(differences)), median_interval)
-IQM = Rule(interquartile_mean, iqm_interval)
+SIGN_FLIP = Estimator(lambda differences: float(differences.mean()), sign_flip_interval)
+MEDIAN = Estimator(lambda differences: float(np.median(differences)), median_interval)
+IQM = Estimator(interquartile_mean, iqm_interval)
 sign_flip_difference = partial(judged_by, SIGN_FLIP)
 median_difference = partial(judged_by, MEDIAN)
 iqm_difference = partial(judged_by, IQM)

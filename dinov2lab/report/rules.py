@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+import numpy as np
+
 from dinov2lab.report import tuned, words
 from dinov2lab.report.resampling import iqm_difference, median_difference, sign_flip_difference
 from dinov2lab.report.statistics import (
@@ -14,6 +16,7 @@ from dinov2lab.report.statistics import (
     paired_difference,
     paired_scale,
     seeds_needed,
+    unjudged,
 )
 from dinov2lab.report.tables import Run, finals
 from dinov2lab.spec.study import Study
@@ -27,9 +30,10 @@ class Compared(NamedTuple):
     seeds: dict[int, float]  # seed -> arm minus baseline
 
 
-class Told(NamedTuple):
-    """What a report says of a rule."""
+class Rule(NamedTuple):
+    """How an arm is compared with the baseline, and what a report says of that."""
 
+    compare: Callable[[Sequence[float], Sequence[float], float, int], Difference] | None  # none: all arms at once
     interval: str
     together: str  # what makes the intervals hold together
     assumes: str
@@ -37,27 +41,34 @@ class Told(NamedTuple):
 
 
 RULES = {
-    "paired_t": Told("t interval", "Bonferroni", "each difference has a spread of its own"),
-    "blocked": Told(
+    "paired_t": Rule(paired_difference, "t interval", "Bonferroni", "each difference has a spread of its own"),
+    "blocked": Rule(
+        None,
         "t interval over the spread that all arms share",
         "Dunnett",
         "seeds scatter alike in all arms: their spread is estimated once, from all of them",
     ),
-    "sign_flip": Told("sign-flip interval", "Bonferroni", "differences lie symmetrically about their middle"),
-    "median": Told("sign-test interval", "Bonferroni", "seeds are drawn independently, and nothing else", "median"),
-    "iqm": Told(
+    "sign_flip": Rule(
+        sign_flip_difference,
+        "sign-flip interval",
+        "Bonferroni",
+        "differences lie symmetrically about their middle",
+    ),
+    "median": Rule(
+        median_difference,
+        "sign-test interval",
+        "Bonferroni",
+        "seeds are drawn independently, and nothing else",
+        "median",
+    ),
+    "iqm": Rule(
+        iqm_difference,
         "bootstrap interval",
         "Bonferroni",
         "seeds that are drawn again scatter as new ones would",
         "interquartile mean",
     ),
 }
-SINGLE: dict[str, Callable[[Sequence[float], Sequence[float], float, int], Difference]] = {
-    "paired_t": paired_difference,
-    "sign_flip": sign_flip_difference,
-    "median": median_difference,
-    "iqm": iqm_difference,
-}  # by which an arm is compared with the baseline without a look at the others
 
 
 def replaced(change: Changed) -> str:
@@ -90,16 +101,15 @@ def compared(study: Study, runs: tuple[Run, ...], metric: str) -> dict[str, Comp
     """Every arm but the baseline."""
     values = {arm.name: finals(runs, arm.name, metric) for arm in study.arms}
     others = [name for name in values if name != study.baseline]
-    if study.decide.rule == "blocked":
+    compare = RULES[study.decide.rule].compare
+    if compare is None:
         return _blocked(study, values, others)
-    return {name: _alone(study, values[name], values[study.baseline]) for name in others}
-
-
-def _alone(study: Study, ours: dict[int, float], theirs: dict[int, float]) -> Compared:
-    seeds = [seed for seed in study.tested if seed in ours and seed in theirs]
-    pair = [ours[seed] for seed in seeds], [theirs[seed] for seed in seeds]
-    rule = SINGLE.get(study.decide.rule, paired_difference)
-    return Compared(rule(*pair, study.alpha, study.comparisons), _by_seed(seeds, *pair))
+    found = {}
+    for name in others:
+        seeds = [seed for seed in study.tested if seed in values[name] and seed in values[study.baseline]]
+        arm, base = ([values[each][seed] for seed in seeds] for each in (name, study.baseline))
+        found[name] = Compared(compare(arm, base, study.alpha, study.comparisons), _by_seed(seeds, arm, base))
+    return found
 
 
 def _blocked(study: Study, values: dict[str, dict[int, float]], others: Sequence[str]) -> dict[str, Compared]:
@@ -110,7 +120,7 @@ def _blocked(study: Study, values: dict[str, dict[int, float]], others: Sequence
     base = rows.pop(study.baseline)
     found = blocked_differences(list(rows.values()), base, study.alpha, study.comparisons) if rows else ()
     table = {name: Compared(each, _by_seed(whole, rows[name], base)) for name, each in zip(rows, found, strict=True)}
-    return table | {name: _alone(study, {}, {}) for name in others if name not in present}
+    return table | {name: Compared(unjudged(np.empty(0)), {}) for name in others if name not in present}
 
 
 def needed(study: Study, difference: Difference) -> int | None:

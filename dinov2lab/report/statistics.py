@@ -2,14 +2,14 @@
 
 With the few seeds that training allows, a bootstrap is falsely tight and no permutation test can reach 0.05; a t
 interval on the paired differences holds its level. Intervals of several comparisons to one baseline hold together at
-alpha, and what is shown is what decides. There are five rules, one of which a study chooses before it runs:
+alpha, and what is shown is what decides. A study chooses one of the rules before it runs (rules.py); two of them are here:
 
     paired_t   each comparison by its own spread; together by Bonferroni: each t quantile is taken at alpha / comparisons
     blocked    all arms share one estimate of the spread, that of a randomised block design whose blocks are the seeds;
                together by Dunnett's quantile (Dunnett 1955). Many more degrees of freedom, for one more assumption: that
                seeds scatter alike in all arms
 
-The other three, sign_flip, median and iqm, are in resampling.py.
+Those that assume no normal distribution are in resampling.py.
 """
 
 from collections.abc import Callable, Sequence
