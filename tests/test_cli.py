@@ -13,7 +13,7 @@ from pathlib import Path
 
 import fabricated
 import pytest
-from tiny import interruptible
+from tiny import holder, interruptible
 
 from dinov2lab.cli import COMMANDS, main
 from dinov2lab.data.source import Roots, open_source
@@ -45,14 +45,6 @@ decide: {metric: test/knn}
 arms:
   uncurated: {curation.stages: [{stage: sample, images: 100}]}
   retrieved: {curation.stages: [{stage: sample, images: 101}]}
-"""
-HOLDS = """
-import sys, time
-from pathlib import Path
-from dinov2lab.store.atomic import locked
-with locked(Path(sys.argv[1])):
-    print("held", flush=True)
-    time.sleep(60)
 """
 SLURM = ("--launcher", "slurm")
 ROOT = str(Path(__file__).parent.parent)
@@ -225,19 +217,13 @@ class TestStatus:
         fabricated.fail(project.workspace, project.cell("uncurated", 1), "the loss is NaN")
         running = project.cell("retrieved", 0)
         fabricated.start(project.workspace, running, 8)
-        holder = subprocess.Popen(
-            [sys.executable, "-c", HOLDS, str(project.workspace.run(running.run).lock.resolve())],
-            stdout=subprocess.PIPE,
-            cwd=ROOT,
-        )
-        assert holder.stdout
-        assert holder.stdout.readline()
+        held = holder(project.workspace.run(running.run).lock.resolve())
         try:
             said = call("status", "curation")
             states = {(row["arm"], row["seed"]): row for row in json.loads(call("status", "curation", "--json").out)}
         finally:
-            holder.kill()
-            holder.wait()
+            held.kill()
+            held.wait()
         table = said.out.splitlines()
         uncurated, retrieved = (next(line for line in table if line.startswith(arm)) for arm in ("unc", "ret"))
         assert re.search(r"done, val/knn 0\.\d+ +failed, 12,800 of 25,600, val/knn 0\.\d+", uncurated)

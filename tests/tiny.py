@@ -56,6 +56,28 @@ arms:
 """
 
 
+HOLDER = """
+import sys, time
+from pathlib import Path
+from dinov2lab.store import atomic
+with atomic.locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def written(folder: Path, recipe: str = RECIPE, study: str = STUDY) -> Path:
+    """`folder`, with the study `path` and its recipes in it."""
+    for name, text in (
+        ("experiments/tiny.yaml", recipe),
+        ("experiments/embedder.yaml", EMBEDDER),
+        ("ablations/path.yaml", study),
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
 def dinov2lab(
     folder: Path, *words: str, program: Sequence[str] = ("-m", "dinov2lab.cli"), **variables: str
 ) -> subprocess.CompletedProcess[str]:
@@ -63,6 +85,27 @@ def dinov2lab(
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"} | variables
     command = [sys.executable, *program, *words]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def started(folder: Path, *words: str) -> "subprocess.Popen[str]":
+    """The command in `folder`, which goes on in a session of its own; a Ctrl-C reaches it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "dinov2lab.cli", *words],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=interruptible,
+        start_new_session=True,
+    )
+
+
+def holder(lock: Path) -> "subprocess.Popen[str]":
+    """Another process, which has the lock."""
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(lock)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    assert process.stdout.readline() == "held\n"
+    return process
 
 
 def interruptible() -> None:

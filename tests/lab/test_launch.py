@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny import EMBEDDER, RECIPE, STUDY, interruptible
+from tiny import RECIPE, started, written
 
 from dinov2lab.data.source import Roots
 from dinov2lab.lab import staff
@@ -24,30 +24,6 @@ from dinov2lab.store.folders import Workspace
 ROOT = str(Path(__file__).parents[2])
 LONG = RECIPE.replace("steps: 12", "steps: 30000").replace("every: 128", "every: 960000")
 RUN = ("run", "path", "--device", "cpu", "--jobs", "2")
-
-
-def prepared(folder: Path, recipe: str) -> Path:
-    for name, text in (
-        ("experiments/tiny.yaml", recipe),
-        ("experiments/embedder.yaml", EMBEDDER),
-        ("ablations/path.yaml", STUDY),
-    ):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
-    return folder
-
-
-def started(folder: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "dinov2lab.cli", *RUN],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | {"PYTHONPATH": ROOT},
-        preexec_fn=interruptible,
-        start_new_session=True,
-    )
 
 
 def descendants(session: int) -> list[int]:
@@ -74,8 +50,8 @@ def until_it_trains(folder: Path) -> None:
 @pytest.mark.system
 class TestInterruption:
     def test_once_it_ends_with_checkpoints_and_twice_at_once(self, tmp_path: Path) -> None:
-        folder = prepared(tmp_path, LONG.replace("curation:", "curation: null # "))
-        process = started(folder)
+        folder = written(tmp_path, LONG.replace("curation:", "curation: null # "))
+        process = started(folder, *RUN)
         until_it_trains(folder)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         out, _ = process.communicate(timeout=120)
@@ -84,7 +60,7 @@ class TestInterruption:
         assert "Traceback" not in out
         assert len(list(folder.glob("lab/runs/*/checkpoint.pt"))) == 2
         assert not descendants(process.pid)
-        process = started(folder)
+        process = started(folder, *RUN)
         time.sleep(8)
         os.killpg(process.pid, signal.SIGINT)
         time.sleep(0.3)
@@ -98,8 +74,8 @@ class TestInterruption:
 
 @pytest.mark.system
 def test_two_launchers_share_one_study_and_stay_small(tmp_path: Path) -> None:
-    folder = prepared(tmp_path, RECIPE)
-    launchers = [started(folder) for _ in range(2)]
+    folder = written(tmp_path, RECIPE)
+    launchers = [started(folder, *RUN) for _ in range(2)]
     peak = 0.0
     while any(launcher.poll() is None for launcher in launchers):
         peak = max([peak, *(peak_mb(launcher.pid) for launcher in launchers)])
@@ -183,7 +159,7 @@ def test_each_worker_of_a_search_has_a_gpu_of_its_own(
 @pytest.mark.system
 def test_workers_that_cannot_begin_end_the_command(tmp_path: Path) -> None:
     """A package that cannot be imported, say: no endless row of processes."""
-    folder = prepared(tmp_path, RECIPE)
+    folder = written(tmp_path, RECIPE)
     code = tmp_path / "code"
     code.mkdir()
     (code / "torch.py").write_text("raise ImportError('no torch today')\n")

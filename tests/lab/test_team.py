@@ -13,33 +13,20 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from tiny import RECIPE, STUDY, interruptible
+from tiny import RECIPE, STUDY, started, written
 
 from dinov2lab.lab.team import Lost, Team, team_of
 from dinov2lab.training.distributed import Meeting, Place
 
-ROOT = str(Path(__file__).parents[2])
 UNCURATED = RECIPE.replace("curation:", "curation: null #")
 LONG = UNCURATED.replace("steps: 12", "steps: 40").replace("every: 128", "every: 640")
-ONE_ARM = "arms:\n  base: {optim.lr: 0.002}\n"
+HEAD = STUDY.split("arms:")[0].replace("curation.stages", "optim.lr").replace("[0, 1]", "[0]")
+ONE_RUN = HEAD.replace("uncurated", "base") + "arms:\n  base: {optim.lr: 0.002}\n"
 TWO = ("run", "tiny", "--device", "cpu", "--nproc", "2")
 
 
-def started(folder: Path, words: tuple[str, ...], recipe: str = LONG) -> "subprocess.Popen[str]":
-    study = STUDY.split("arms:")[0].replace("curation.stages", "optim.lr").replace("[0, 1]", "[0]") + ONE_ARM
-    for name, text in (("experiments/tiny.yaml", recipe), ("ablations/path.yaml", study.replace("uncurated", "base"))):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
-    return subprocess.Popen(
-        [sys.executable, "-m", "dinov2lab.cli", *words],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | {"PYTHONPATH": ROOT, "OMP_NUM_THREADS": "1"},
-        preexec_fn=interruptible,
-        start_new_session=True,
-    )
+def training(folder: Path, *words: str) -> "subprocess.Popen[str]":
+    return started(written(folder, LONG, ONE_RUN), *words)
 
 
 def of_session(session: int, what: str = "") -> list[int]:
@@ -84,7 +71,7 @@ def kill_a_member(process: "subprocess.Popen[str]", folder: Path, past: int) -> 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("calm")
-    process = started(folder, TWO[:-2])
+    process = training(folder, *TWO[:-2])
     out, _ = process.communicate()
     assert process.returncode == 0, out
     return folder
@@ -100,7 +87,7 @@ def assert_as_calm(folder: Path, calm: Path) -> None:
 
 @pytest.mark.system
 def test_a_killed_member_is_replaced_and_nothing_is_lost_of_weights_that_are_cut(calm: Path, tmp_path: Path) -> None:
-    process = started(tmp_path, (*TWO, "--shard", "weights"))
+    process = training(tmp_path, *TWO, "--shard", "weights")
     kill_a_member(process, tmp_path, 5)
     out, _ = process.communicate(timeout=600)
     assert process.returncode == 0, out
@@ -112,7 +99,7 @@ def test_a_killed_member_is_replaced_and_nothing_is_lost_of_weights_that_are_cut
 @pytest.mark.system
 def test_an_interrupted_and_then_killed_run_leaves_no_orphan_and_goes_on(calm: Path, tmp_path: Path) -> None:
     for number in (signal.SIGINT, signal.SIGKILL):
-        process, had = started(tmp_path, TWO), len(rows(tmp_path))
+        process, had = training(tmp_path, *TWO), len(rows(tmp_path))
         until(lambda had=had: len(rows(tmp_path)) > had + 5)
         if number == signal.SIGINT:
             os.killpg(process.pid, number)  # as a terminal does
@@ -120,7 +107,7 @@ def test_an_interrupted_and_then_killed_run_leaves_no_orphan_and_goes_on(calm: P
             process.kill()
         process.communicate(timeout=120)
         until(lambda process=process: not of_session(process.pid), 30)
-    process = started(tmp_path, TWO)
+    process = training(tmp_path, *TWO)
     out, _ = process.communicate(timeout=600)
     assert process.returncode == 0, out
     assert_as_calm(tmp_path, calm)
@@ -129,7 +116,7 @@ def test_an_interrupted_and_then_killed_run_leaves_no_orphan_and_goes_on(calm: P
 @pytest.mark.system
 def test_members_that_die_three_times_on_one_step_are_a_failure_with_its_reason(tmp_path: Path) -> None:
     """In a study, whose worker is started again each time."""
-    process = started(tmp_path, ("run", "path", "--device", "cpu", "--nproc", "2"), LONG)
+    process = training(tmp_path, "run", "path", "--device", "cpu", "--nproc", "2")
     for _ in range(3):
         (member,) = until(lambda: of_session(process.pid, "lab.member"))
         os.kill(member, signal.SIGKILL)

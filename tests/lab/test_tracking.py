@@ -7,7 +7,6 @@ import random
 import re
 import shutil
 import sqlite3
-import subprocess
 import sys
 import time
 from contextlib import closing
@@ -17,6 +16,7 @@ import fabricated
 import pandas as pd
 import pytest
 from mirrored import assert_equal_to_disk, client, finished_study, histories, on_disk, runs_of
+from tiny import holder
 
 from dinov2lab import publisher
 from dinov2lab.lab import tracking
@@ -237,24 +237,6 @@ def test_numbers_that_are_none_are_kept(workspace: Workspace) -> None:
     assert everything(workspace) == before
 
 
-HOLD = """
-import sys, time
-from pathlib import Path
-from dinov2lab.store import atomic
-with atomic.locked(Path(sys.argv[1])):
-    print("held", flush=True)
-    time.sleep(600)
-"""
-
-
-def hold(lock: Path) -> subprocess.Popen[str]:
-    """Another process with the lock."""
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(lock)], stdout=subprocess.PIPE, text=True)
-    assert holder.stdout
-    assert holder.stdout.readline() == "held\n"
-    return holder
-
-
 def test_the_state_of_a_run_is_true_at_each_look(workspace: Workspace) -> None:
     study = fabricated.study(seeds=1)
     cell, other = expand(study)
@@ -268,16 +250,16 @@ def test_the_state_of_a_run_is_true_at_each_look(workspace: Workspace) -> None:
         return child.info.status, child.data.tags["dinov2lab.state"], parent.info.status
 
     fabricated.start(workspace, cell, 5)
-    holder = hold(workspace.run(cell.run).lock)
+    held = holder(workspace.run(cell.run).lock)
     assert look() == ("RUNNING", "running", "RUNNING")
-    holder.kill()
-    holder.wait()
+    held.kill()
+    held.wait()
     assert look() == ("KILLED", "killed", "SCHEDULED")
-    holder = hold(workspace.run(cell.run).lock)
+    held = holder(workspace.run(cell.run).lock)
     assert look() == ("RUNNING", "running", "RUNNING")
     fabricated.fail(workspace, cell)
-    holder.kill()
-    holder.wait()
+    held.kill()
+    held.wait()
     assert look() == ("FAILED", "failed", "FINISHED")
     child = runs_of(workspace, study)[cell.run]
     assert child.data.tags["dinov2lab.error"] == "the loss is NaN at step 70"
@@ -374,12 +356,12 @@ def test_a_server_that_is_down_costs_a_line_without_the_password(
 def test_one_process_mirrors_at_a_time(workspace: Workspace) -> None:
     study = fabricated.study(seeds=1)
     finished_study(workspace, study)
-    holder = hold(workspace.path / "tracking" / "lock")
+    held = holder(workspace.path / "tracking" / "lock")
     line = tracking.try_sync(study, workspace, SILENT)
     assert line
     assert "another process" in line
-    holder.kill()
-    holder.wait()
+    held.kill()
+    held.wait()
     assert tracking.try_sync(study, workspace, SILENT) is None
 
 

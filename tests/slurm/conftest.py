@@ -1,11 +1,12 @@
 """A real Slurm: the one that is up, else one that is started for these tests and stopped after them."""
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab import cluster
+from lab import cluster, squeue, until
 from services import missing
 
 
@@ -22,3 +23,13 @@ def slurm() -> Iterator[Path]:
     del os.environ["SLURM_CONF"]
     if not running:
         cluster("down")
+
+
+@pytest.fixture
+def empty(slurm: Path) -> Iterator[None]:
+    """An empty queue, before and after."""
+    subprocess.run(["scancel", "--me"], check=True)
+    until(lambda: not squeue())
+    yield
+    subprocess.run(["scancel", "--me"], check=True)
+    until(lambda: not squeue())

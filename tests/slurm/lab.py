@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tiny import EMBEDDER, RECIPE, STUDY
+from tiny import RECIPE, STUDY, written
 
 ROOT = Path(__file__).parents[2]
 ONE_ARM = "arms:\n  uncurated: {curation.stages: [{stage: sample, images: 96}]}\n"
@@ -22,13 +22,7 @@ class Lab:
 
     def __init__(self, folder: Path, study: str = STUDY, recipe: str = RECIPE) -> None:
         self.folder, self.code = folder, folder / "code"
-        for name, text in (
-            ("experiments/tiny.yaml", recipe),
-            ("experiments/embedder.yaml", EMBEDDER),
-            ("ablations/path.yaml", study),
-        ):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(text)
+        written(folder, recipe, study)
         shutil.copytree(ROOT / "dinov2lab", self.code / "dinov2lab")
 
     def say(self, *words: str, code: int = 0) -> str:

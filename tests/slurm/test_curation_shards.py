@@ -1,15 +1,13 @@
 """A curation cut into shards on a real Slurm: what the jobs leave is what one process leaves, bit for bit."""
 
 import json
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from lab import SMALL, Lab, squeue, until
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.usefixtures("empty")]
 
 RECIPE = """
 data: {train: "toyweb:pool?images=400"}
@@ -23,15 +21,6 @@ curation:
       rule: density
       images: 60
 """
-
-
-@pytest.fixture(autouse=True)
-def empty(slurm: Path) -> Iterator[None]:
-    subprocess.run(["scancel", "--me"], check=True)
-    until(lambda: not squeue())
-    yield
-    subprocess.run(["scancel", "--me"], check=True)
-    until(lambda: not squeue())
 
 
 def said(text: str) -> dict[str, Any]:

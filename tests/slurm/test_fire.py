@@ -6,7 +6,6 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +16,11 @@ from tiny import RECIPE, STUDY
 from dinov2lab.store import atomic
 from dinov2lab.store.result import RunFolder
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.usefixtures("empty")]
 
 SLICES = int(os.environ.get("SLICES", "2"))  # 10 for the full measurement, see benchmarks/README.md
 UNCURATED = re.sub(r"curation:.*\n", "", RECIPE)
 SEED_0 = STUDY.split("arms:")[0].replace("[0, 1]", "[0]")
-
-
-@pytest.fixture(autouse=True)
-def empty(slurm: Path) -> Iterator[None]:
-    """An empty queue, before and after."""
-    subprocess.run(["scancel", "--me"], check=True)
-    until(lambda: not squeue())
-    yield
-    subprocess.run(["scancel", "--me"], check=True)
-    until(lambda: not squeue())
 
 
 def steady(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

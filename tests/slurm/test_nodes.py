@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +11,11 @@ import pytest
 from lab import ONE_ARM, SMALL, Lab, squeue, until
 from tiny import RECIPE, STUDY
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.usefixtures("empty")]
 
 SEED_0 = STUDY.split("arms:")[0].replace("[0, 1]", "[0]")
 LONG = RECIPE.replace("steps: 12", "steps: 60").replace("every: 128", "every: 640")
 TWO_NODES = ("--slurm", "nodes=2")
-
-
-@pytest.fixture(autouse=True)
-def empty(slurm: Path) -> Iterator[None]:
-    """An empty queue, before and after."""
-    subprocess.run(["scancel", "--me"], check=True)
-    until(lambda: not squeue())
-    yield
-    subprocess.run(["scancel", "--me"], check=True)
-    until(lambda: not squeue())
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from dinov2lab.lab.desk import Desk
 from dinov2lab.spec.load_search import load_search
 from dinov2lab.store.trials import read_trials
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.usefixtures("empty")]
 SEARCH = """
 question: Does the search hold?
 base: plain.yaml
@@ -28,16 +27,6 @@ budget: {trials: 3}
 sampler: random
 """
 WORDS = ("search", "search", "--launcher", "slurm", "--slurm", "hours=0.2", "--jobs", "2")
-
-
-@pytest.fixture(autouse=True)
-def empty(slurm: Path) -> Iterator[None]:
-    """An empty queue, before and after."""
-    subprocess.run(["scancel", "--me"], check=True)
-    until(lambda: not squeue())
-    yield
-    subprocess.run(["scancel", "--me"], check=True)
-    until(lambda: not squeue())
 
 
 def prepared(folder: Path) -> Lab:

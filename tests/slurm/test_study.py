@@ -4,7 +4,6 @@ import csv
 import json
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -20,16 +19,6 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     lab = Lab(tmp_path_factory.mktemp("calm"))
     lab.say("run", "path", "--jobs", "2", "--device", "cpu")
     return lab
-
-
-@pytest.fixture
-def empty(slurm: Path) -> None:
-    """An empty queue, before and after."""
-    subprocess.run(["scancel", "--me"], check=True)
-    until(lambda: not squeue())
-    yield
-    subprocess.run(["scancel", "--me"], check=True)
-    until(lambda: not squeue())
 
 
 def test_a_study_is_submitted_once_and_ends_with_its_report(empty: None, calm: Lab, tmp_path: Path) -> None:

@@ -7,24 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny import holder
 
 from dinov2lab.store import atomic
-
-HOLDER = """
-import sys, time
-from pathlib import Path
-from dinov2lab.store import atomic
-with atomic.locked(Path(sys.argv[1])):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
-def holder(lock: Path) -> subprocess.Popen[str]:
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(lock)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
-    return process
 
 
 def test_a_lock_dies_with_its_holder(tmp_path: Path) -> None:
