@@ -109,7 +109,7 @@ def theirs(spec: RunSpec, workspace: Workspace, roots: Roots, resources: Resourc
     torch.manual_seed(spec.seed)
     model, losses = Example(spec), Losses(spec.objective.dino.head.prototypes)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.001)
-    embed = lambda pictures: model.embed(pictures, spec.views.global_px)  # noqa: E731
+    embed = lambda pictures: model.embed(pictures, spec.views.global_px)
     key, steps, size = Key(spec.seed, spec.replicate), spec.optim.steps, spec.optim.batch
     order, started, cpu = Order(len(train), key), time.monotonic(), time.process_time()
     say(step=0, **protocol.look(embed, data, spec.evaluation))

@@ -94,7 +94,7 @@ def bare(folder: Path, words: list[str]) -> None:
         data = evaluation_data(spec.evaluation, px, sources, unlabelled, Places(workspace, roots))
         run = workspace.run(cell.run)
         run.path.mkdir(parents=True)
-        look = lambda teacher, student, spec=spec, data=data: looks(teacher, student, spec, data)  # noqa: E731
+        look = lambda teacher, student, spec=spec, data=data: looks(teacher, student, spec, data)
         trained = loop.train(spec, train, run, resources, device, look)
         assert trained
         finals(eyes(trained.backbone, px), data, spec.evaluation)

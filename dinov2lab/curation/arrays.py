@@ -26,7 +26,7 @@ def rows_file(
     count: int,
     compute: Callable[[int, int], NDArray[Any]],
     tell: Callable[[int], None] = lambda done: None,
-    cut: Cut = Cut(),  # noqa: B008
+    cut: Cut = Cut(),
 ) -> Vectors:
     """An array of `count` rows named by what it was computed from, memory-mapped.
 
@@ -39,7 +39,7 @@ def rows_file(
         pieces = _pieces(cache, identity, count, compute, tell, cut)
         if cut.mine is not None:
             return pieces
-        compute = lambda start, stop: pieces[start:stop]  # noqa: E731
+        compute = lambda start, stop: pieces[start:stop]
     if not file.exists():
         with atomic.locked(file.with_name(f"{file.name}.lock")):
             if not file.exists():
@@ -71,7 +71,7 @@ def _pieces(
     """In whole blocks, so that an embedder sees the same images together as in one pass."""
 
     def piece(part: range) -> Vectors:
-        shifted = lambda start, stop: compute(part.start + start, part.start + stop)  # noqa: E731
+        shifted = lambda start, stop: compute(part.start + start, part.start + stop)
         return rows_file(cache, _named(identity, part), len(part), shifted, lambda done: tell(part.start + done))
 
     ranges = cut.ranges(count, ROWS)

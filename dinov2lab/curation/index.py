@@ -236,7 +236,7 @@ def _within_by_lists(index: Index, queries: Floats, threshold: float) -> tuple[I
     return query, id_
 
 
-def open_index(vectors: Vectors, search: Search = Search(), kind: Kind = "exact", probes: int = PROBES) -> Index:  # noqa: B008
+def open_index(vectors: Vectors, search: Search = Search(), kind: Kind = "exact", probes: int = PROBES) -> Index:
     match kind:
         case "exact":
             return TorchIndex(vectors, search.device)

@@ -88,7 +88,7 @@ class Inputs:
 
         def part(rows: range) -> Result:
             before = self.earlier(source)
-            tell = lambda done: self.tell(f"read {source.uri}", rows.start + done, total)  # noqa: E731
+            tell = lambda done: self.tell(f"read {source.uri}", rows.start + done, total)
             return scan(source, rows, tell, *([seen_before(before)] if before else []))
 
         def piece(rows: range) -> ManifestFolder:
@@ -100,7 +100,7 @@ class Inputs:
         if not small and not (self.cache / stage_key(None, "read", parameters)).exists():
             ranges, work = self.cut.ranges(total), lambda rows: [piece(step) for step in _steps(rows)]
             self.cut.do(f"read {source.uri}", ranges, there, work)
-        whole = lambda: part(range(total)) if small else merged([piece(step) for each in steps for step in each])  # noqa: E731
+        whole = lambda: part(range(total)) if small else merged([piece(step) for each in steps for step in each])
         folder = stage_folder(self.cache, None, "read", parameters, whole)
         self.tell(f"read {source.uri}", total, total)
         kept = folder.table("kept")
@@ -113,7 +113,7 @@ class Inputs:
         Of the detector of copies (M, P, P, 3) pictures, which it mirrors itself.
         """
         if isinstance(embedder, Copies):
-            draw = lambda wanted: read_pictures(read.source, wanted, copies.PX)  # noqa: E731
+            draw = lambda wanted: read_pictures(read.source, wanted, copies.PX)
             return self._of_images([canonical(embedder), copies.PX], read, draw)
         if isinstance(embedder, Thumbnails):
             return self._thumbnail_features(embedder, read, mirror)
@@ -163,7 +163,7 @@ class Inputs:
         identity = [canonical(embedder), on.folder.path.name, code_id()]
         file = self.cache.parent / "filters" / f"{content_id(identity)}.npz"
         pictures = self._drawn(embedder.px, read)
-        draw = lambda: read_thumbnails(on.source, on.rows.tolist(), embedder.px)  # noqa: E731
+        draw = lambda: read_thumbnails(on.source, on.rows.tolist(), embedder.px)
 
         def rows(start: int, stop: int) -> NDArray[np.float32]:
             block = pictures[start:stop]
@@ -177,7 +177,7 @@ class Inputs:
         if px == THUMBNAIL_PX:
             pictures: Vectors = np.load(read.folder.path / "thumbnails.npy", mmap_mode="r")
             return pictures
-        draw = lambda rows: read_thumbnails(read.source, rows, px)  # noqa: E731
+        draw = lambda rows: read_thumbnails(read.source, rows, px)
         return self._of_images(canonical(Thumbnails(px=px)), read, draw)
 
     def _of_images(
@@ -206,5 +206,5 @@ class Inputs:
         self, identity: Any, read: Read, compute: Callable[[int, int], NDArray[Any]], doing: str = "embed"
     ) -> Vectors:
         cache, total = self.cache.parent / "embeddings", len(read.rows)
-        tell = lambda done: self.tell(f"{doing} {read.source.uri}", done, total)  # noqa: E731
+        tell = lambda done: self.tell(f"{doing} {read.source.uri}", done, total)
         return rows_file(cache, [identity, read.folder.path.name], total, compute, tell, self.cut)

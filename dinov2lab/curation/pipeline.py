@@ -55,7 +55,7 @@ def curate(
     open: Callable[[str], Source],
     embed: Embed,
     cache: Path,
-    search: Search = Search(),  # noqa: B008
+    search: Search = Search(),
     tell: Tell = silent,
     shards: int = 1,
     append: bool = False,
@@ -85,7 +85,7 @@ def share(
     open: Callable[[str], Source],
     embed: Embed,
     cache: Path,
-    search: Search = Search(),  # noqa: B008
+    search: Search = Search(),
     tell: Tell = silent,
 ) -> list[str]:
     """This process's part of what is done image by image: reading, embedding, looking for near copies, in this order.
@@ -167,7 +167,7 @@ def certify(
     open: Callable[[str], Source],
     embed: Embed,
     cache: Path,
-    search: Search = Search(),  # noqa: B008
+    search: Search = Search(),
 ) -> Path:
     """The leak certificate of a manifest of `train` for the sets `against` and those that `spec` names.
 

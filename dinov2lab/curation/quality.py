@@ -48,7 +48,7 @@ def jpeg_quality(data: bytes) -> float:
         return 100.0
     try:
         with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
-            coarseness = 100 * float(np.mean(image.quantization[0][:LOWEST])) / STEP  # type: ignore[attr-defined]
+            coarseness = 100 * float(np.mean(image.quantization[0][:LOWEST])) / STEP  # type: ignore[attr-defined]  # of JPEG files alone
     except (OSError, KeyError):
         return 100.0  # readable after all, and of no stated quality
     return float(np.clip(5000 / coarseness if coarseness > 100 else 100 - coarseness / 2, 1, 100))
@@ -69,6 +69,6 @@ def failings(measures: NDArray[np.float32], bounds: Quality) -> tuple[NDArray[np
     value = np.full(len(measures), np.nan)
     for name, measure, bound, sign in asked:
         if bound is not None:
-            fails = (sign * column[measure] < sign * bound) & (reason == None)  # noqa: E711
+            fails = (sign * column[measure] < sign * bound) & (reason == None)  # noqa: E711 (each element)
             reason[fails], value[fails] = name, column[measure][fails]
     return reason, value

@@ -48,7 +48,7 @@ def ahead(make: Callable[[int], T], steps: range, workers: int) -> Generator[T]:
     finally:
         # Ends the processes and waits for them, now: an exception's traceback would keep the iterator until the exit, where
         # torch takes the end of its processes for a fault.
-        made._shutdown_workers()  # type: ignore[attr-defined]
+        made._shutdown_workers()  # type: ignore[attr-defined]  # not public
 
 
 def _on_one_thread(make: Callable[[int], T], step: int) -> T:

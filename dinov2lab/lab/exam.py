@@ -95,7 +95,7 @@ class Whole(NamedTuple):
 
     def pictures(self, uri: str) -> Pictures:
         workspace, roots = self.places
-        opened = lambda u: open_source(u, roots)  # noqa: E731
+        opened = lambda u: open_source(u, roots)
         cache = workspace.cache / "manifests"
         read = pipeline.curate(self.sources[uri], None, Key(0), open=opened, embed=_no_embedder, cache=cache)
         return chosen_pictures(self.sources[uri], read, workspace)

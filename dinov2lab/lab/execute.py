@@ -150,7 +150,7 @@ def _compute(
     draw_views(spec, train, folder.pictures)
     frozen = _frozen(spec, workspace, roots, resources, stop)
     with team.training(_order(spec, manifest_folder.path, workspace, roots, resources), device):
-        look = lambda teacher, student: looks(teacher, student, spec, data)  # noqa: E731
+        look = lambda teacher, student: looks(teacher, student, spec, data)
         trained = loop.train(spec, train, folder, resources, device, look, stop, start, frozen)
     if trained is None:
         raise Stopped

@@ -57,6 +57,6 @@ def _image(crop: Tensor) -> Image.Image:
 
 def draw_examples(manifest: ManifestFolder, source: Source, roots: Roots) -> None:
     """What a page on the manifest shows, beside it."""
-    opened = lambda uri: open_source(uri, roots)  # noqa: E731
+    opened = lambda uri: open_source(uri, roots)
     gallery.write_examples(manifest, source, open=opened)
     groups.write_groups(manifest, gallery.Drawer(manifest, source, opened))

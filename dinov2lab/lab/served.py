@@ -20,7 +20,7 @@ from dinov2lab.model.weights import load_backbone
 from dinov2lab.spec.run import RunSpec
 
 
-class ClassTokens(PythonModel):  # type: ignore[misc]
+class ClassTokens(PythonModel):  # type: ignore[misc]  # mlflow has no types here
     def load_context(self, context: PythonModelContext) -> None:
         """The backbone of the run whose spec and weights lie beside this file."""
         spec = RunSpec.model_validate_json(Path(context.artifacts["spec"]).read_bytes())

@@ -249,7 +249,7 @@ def _own_environment() -> Iterator[None]:
                 del os.environ[name]  # it comes back with all the others
 
 
-class _Executor(submitit.SlurmExecutor):  # type: ignore[misc]
+class _Executor(submitit.SlurmExecutor):  # type: ignore[misc]  # submitit has no types
     """submitit's, which can show its script, also where there is no Slurm."""
 
     @classmethod

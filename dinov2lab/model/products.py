@@ -93,7 +93,7 @@ def _activated_backward(gradient: Tensor, x: Tensor, activation: Activation) -> 
         case "none":
             return gradient
         case "gelu":
-            return torch.ops.aten.gelu_backward(gradient, x)  # type: ignore[no-any-return]
+            return torch.ops.aten.gelu_backward(gradient, x)  # type: ignore[no-any-return]  # torch.ops has no types
         case "swiglu":
             gate, value = x.chunk(2, dim=-1)
             of_gate = torch.ops.aten.silu_backward(gradient * value, gate)
@@ -107,7 +107,7 @@ def _norm(x: Tensor, gain: Tensor, shift: Tensor, eps: float) -> tuple[Tensor, T
 
 def _norm_backward(gradient: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, gain: Tensor, shift: Tensor) -> Gradients:
     """Gradients of (x, gain, shift)."""
-    return torch.ops.aten.native_layer_norm_backward(  # type: ignore[no-any-return]
+    return torch.ops.aten.native_layer_norm_backward(  # type: ignore[no-any-return]  # torch.ops has no types
         gradient.to(x.dtype), x, x.shape[-1:], mean, rstd, gain.to(x.dtype), shift.to(x.dtype), [True, True, True]
     )
 

@@ -209,7 +209,7 @@ def _write_figures(study: Study, view: dict[str, Any], folder: Path) -> dict[str
     for name, _, svg in (figure for section in drawn.values() for figure in section):
         write_svg(folder / f"{name}.svg", svg)
         pdf = as_pdf(svg)
-        atomic.write(folder / f"{name}.pdf", lambda file, pdf=pdf: file.write_bytes(pdf))  # type: ignore[misc]
+        atomic.write(folder / f"{name}.pdf", lambda file, pdf=pdf: file.write_bytes(pdf))  # type: ignore[misc]  # its default is bound now
     return {section: [(f"figures/{name}.svg", text) for name, text, _ in found] for section, found in drawn.items()}
 
 

@@ -162,7 +162,7 @@ def _factors(factor: Item) -> list[str]:
         path = str(each.value).split(".")
         if not is_field(RunSpec, path):
             raise SpecError(f"{each.where}: factor: there is no field {each.value!r}{suggestion(RunSpec, path)}")
-    return factor.plain()  # type: ignore[no-any-return]
+    return factor.plain()  # type: ignore[no-any-return]  # a list, as was asserted
 
 
 def _refuse_confound(

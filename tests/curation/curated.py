@@ -31,7 +31,7 @@ class Lab:
         self,
         pool: Source,
         spec: CurationSpec | None,
-        key: Key = Key(0),  # noqa: B008
+        key: Key = Key(0),
         embed=never,
         **how: object,
     ) -> ManifestFolder:

@@ -35,7 +35,7 @@ def test_a_share_is_counted_among_all_candidates_but_the_image_itself(size, quer
 
 def test_an_image_near_to_everything_gains_nothing_by_it():
     rng, axis = np.random.default_rng(0), np.eye(16)
-    around = lambda centre, count: unit(axis[centre] + 0.2 * rng.standard_normal((count, 16)))  # noqa: E731
+    around = lambda centre, count: unit(axis[centre] + 0.2 * rng.standard_normal((count, 16)))
     seeds, hub = around(0, 200), unit((axis[0] + axis[1])[None])
     pool = np.concatenate([around(0, 100), around(1, 300), hub])
     found = shares(pool, seeds, rng.permutation(401)[:200], 50)
@@ -52,7 +52,7 @@ def test_a_density_weighs_all_but_the_image_itself(size, queries, mirrored, seed
     turned, reference = seeds[:, ::-1].copy(), rng.permutation(size)[:queries]
     found = densities(pool, [seeds, turned] if mirrored else [seeds], reference, 0.3)
     for row, vector in enumerate(pool.astype(float)):
-        weight = lambda other, vector=vector: np.exp((vector @ other.astype(float) - 1) / 0.3)  # noqa: E731
+        weight = lambda other, vector=vector: np.exp((vector @ other.astype(float) - 1) / 0.3)
         near = np.mean([weight(query) for query in (*seeds, *turned)[: queries * (1 + mirrored)]])
         far = sum(weight(pool[other]) for other in reference if other != row) / len(reference)
         assert found.share[row] == pytest.approx(near / (near + far), abs=1e-6)

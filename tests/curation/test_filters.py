@@ -57,7 +57,7 @@ def test_a_vector_does_not_depend_on_its_company():
 
 def test_retrieval_trains_it_on_the_images_that_the_recipe_names(tmp_path):
     shown = {True: "upright", False: "lying"}
-    files = lambda first, count, kinds: {  # noqa: E731
+    files = lambda first, count, kinds: {
         f"{shown[kind]} {number}": encoded(Image.fromarray(texture(first + number, kind)).resize((40, 40)))
         for number in range(count)
         for kind in kinds

@@ -41,5 +41,5 @@ def test_what_is_mirrored_is_mirrored():
     pictures = np.kron(rng.integers(0, 256, (20, 8, 8, 3)), np.ones((1, 2, 2, 1))).astype(np.uint8)
     colours = layout_features(pictures)[:, : 3 * COLOURS**2].reshape(-1, COLOURS, COLOURS, 3)
     turned = layout_features(pictures[:, :, ::-1])[:, : 3 * COLOURS**2].reshape(-1, COLOURS, COLOURS, 3)
-    unit = lambda rows: rows / np.sqrt((rows**2).sum((1, 2, 3), keepdims=True))  # noqa: E731
+    unit = lambda rows: rows / np.sqrt((rows**2).sum((1, 2, 3), keepdims=True))
     np.testing.assert_allclose(unit(turned), unit(colours[:, :, ::-1]), atol=1e-6)

@@ -17,7 +17,7 @@ ASHA = {"kind": "asha", "first": 3200, "reduction": 2}
 def test_every_run_is_a_child_with_its_trial_its_state_and_its_looks(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     search, place = synthetic.search(pruner=ASHA, sampler={"kind": "random"}), synthetic.workspace(tmp_path)
-    fails = lambda spec: "the loss is NaN" if spec.optim.lr > 0.02 else None  # noqa: E731
+    fails = lambda spec: "the loss is NaN" if spec.optim.lr > 0.02 else None
     desk = Desk(search, place, synthetic.Bench(place, paced=True, fails=fails))
     while desk.turn():
         pass

@@ -25,7 +25,7 @@ CHOICE = {"objective.teacher.centering": {"choices": ["sinkhorn", "ema"]}}
 
 def searched(folder: Path, **own: Any) -> tuple[SearchSpec, Workspace, tuple[Trial, ...]]:
     search, place = synthetic.search(question="Which?", **own), synthetic.workspace(folder)
-    fails = lambda spec: "the loss is NaN at step 70" if spec.optim.lr > 0.03 else None  # noqa: E731
+    fails = lambda spec: "the loss is NaN at step 70" if spec.optim.lr > 0.03 else None
     desk = Desk(search, place, synthetic.Bench(place, paced=True, fails=fails))
     while desk.turn():
         pass
