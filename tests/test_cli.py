@@ -410,6 +410,26 @@ class TestJson:
         assert all(row["bytes"] >= 0 for row in garbage["leftovers"])
         assert json.loads(call("schema", "study").out)["title"] == "dinov2lab: a study"
 
+    def test_all_schemas_are_written_where_it_is_asked_for(self, call) -> None:
+        assert call("schema", "--out", "for_an_editor").code == 0
+        written = {file.name for file in Path("for_an_editor").iterdir()}
+        assert written == {"recipe.json", "study.json", "search.json", "profile.json"}
+
+    def test_garbage_goes_when_that_is_asked_for(self, project: Project, call) -> None:
+        half = project.workspace.runs / "0" / ".result.json.x.tmp"
+        half.parent.mkdir(parents=True)
+        half.write_text("{")
+        assert str(half) in call("gc").out
+        assert half.exists()
+        assert json.loads(call("gc", "--remove", "--json").out)["removed"] is True
+        assert not half.exists()
+
+    def test_a_log_that_is_followed_ends_with_its_run(self, project: Project, call) -> None:
+        project.finish("uncurated", 0)
+        folder = project.workspace.run(project.cell("uncurated", 0).run)
+        folder.log.write_text("one warning\n")
+        assert call("logs", folder.path.name[:6], "--follow").out == "one warning\n"
+
     def test_of_a_report(self, project: Project, call) -> None:
         project.finish_all()
         said = json.loads(call("report", "curation", "--json").out)

@@ -5,9 +5,10 @@ import re
 import subprocess
 import time
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
+
+from dinov2lab.spec.document import did_you_mean
 
 SECONDS = 60  # a busy controller answers late
 QUEUED = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD", "CONFIGURING")
@@ -112,8 +113,7 @@ def _nearest(refused: str) -> str:
     if unknown is None:
         return refused
     known = re.findall(r"--([a-z][a-z0-9-]+)", _ask("sbatch", "--help"))
-    near = get_close_matches(unknown[1], known, n=1)
-    return f"sbatch has no option --{unknown[1]}" + (f"; did you mean {near[0]}?" if near else "")
+    return f"sbatch has no option --{unknown[1]}{did_you_mean(unknown[1], known)}"
 
 
 def _ask(*command: str) -> str:

@@ -211,11 +211,11 @@ def blocked_differences(
     )
 
 
-def unjudged(differences: NDArray[np.float64], *, exact: bool = False) -> Difference:
-    """Without an interval: fewer seeds than one needs, a value that is no number or, where `exact`, no spread."""
+def unjudged(differences: NDArray[np.float64]) -> Difference:
+    """Without an interval: fewer seeds than one needs, or a value that is no number."""
     n = len(differences)
     mean = float(differences.mean()) if n and np.isfinite(differences).all() else None
-    return Difference(n, mean, None, None, None, exact=exact)
+    return Difference(n, mean, None, None, None)
 
 
 def _judged(mean: float, sd: float, n: int, scale: Scale, alpha: float, size: float) -> Difference:
