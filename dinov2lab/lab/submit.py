@@ -36,9 +36,6 @@ class Order(NamedTuple):
     roots: Roots
     reports: Path
 
-    def places(self) -> dict[str, str]:
-        return _places(self.workspace, self.roots)
-
 
 class Part(NamedTuple):
     """A job, or an array of as many jobs as there are plans."""
@@ -62,7 +59,8 @@ def parts(order: Order, cells: Sequence[Cell], closing: Callable[[str], str]) ->
         for spec in (cell.spec for cell in cells)
         if spec.curation is not None
     }
-    plan = _plan(order.places(), first.alone) | {"specs": [spec.model_dump(mode="json") for spec in curation.values()]}
+    specs = {"specs": [spec.model_dump(mode="json") for spec in curation.values()]}
+    plan = plan_in(order.workspace, order.roots, first.alone) | specs
     shared = [Part("stages", first.alone, Job(stages), {"stages": plan})] if curation else []
     last = first.model_copy(update=REPORT)
     return [*shared, *runs, Part("report", last, closing, {"report": _report_plan(order)})]
@@ -81,7 +79,7 @@ def part_of_run(run: str, spec: RunSpec, profile: Slurm, workspace: Workspace, r
 
 def _plan_of_run(run: str, spec: RunSpec, profile: Slurm, workspace: Workspace, roots: Roots) -> dict[str, Any]:
     said = {"spec": spec.model_dump(mode="json"), "submission": str(workspace.run(run).submission.resolve())}
-    return _plan(_places(workspace, roots), profile) | said
+    return plan_in(workspace, roots, profile) | said
 
 
 def _places(workspace: Workspace, roots: Roots) -> dict[str, str]:
@@ -89,14 +87,20 @@ def _places(workspace: Workspace, roots: Roots) -> dict[str, str]:
     return {name: str(path.resolve()) for name, path in where.items()}
 
 
-def _plan(places: Mapping[str, str], profile: Slurm) -> dict[str, Any]:
-    return {**places, "resources": profile.resources.model_dump(), "signal_seconds": profile.signal_seconds}
+def plan_in(workspace: Workspace, roots: Roots, profile: Slurm) -> dict[str, Any]:
+    """What every job is told: where it works, with what, and how early it is warned."""
+    with_what = {"resources": profile.resources.model_dump(), "signal_seconds": profile.signal_seconds}
+    return _places(workspace, roots) | with_what
 
 
 def _report_plan(order: Order) -> dict[str, Any]:
     profiles = {arm: profile.model_dump(mode="json") for arm, profile in order.profiles.items()}
     study = order.study.model_dump(mode="json")
-    return order.places() | {"study": study, "profiles": profiles, "reports": str(order.reports.resolve())}
+    return _places(order.workspace, order.roots) | {
+        "study": study,
+        "profiles": profiles,
+        "reports": str(order.reports.resolve()),
+    }
 
 
 def read_order(plan: Path) -> Order:
@@ -111,10 +115,14 @@ def read_order(plan: Path) -> Order:
     )
 
 
+def dry_run(workspace: Workspace, name: str) -> tuple[Launch, Path]:
+    """A launch, and the code of its jobs, that never are."""
+    return Launch(workspace.slurm / f"{name}.DRY-RUN"), workspace.snapshots.resolve() / "SNAPSHOT"
+
+
 def preview(order: Order, cells: Sequence[Cell], closing: Callable[[str], str]) -> list[tuple[str, str]]:
     """(what, the text that sbatch would get) of each job. Writes nothing."""
-    launch = Launch(order.workspace.slurm / f"{order.study.name}.DRY-RUN")
-    code = order.workspace.snapshots.resolve() / "SNAPSHOT"
+    launch, code = dry_run(order.workspace, order.study.name)
     shown, before = [], list[str]()
     for part in parts(order, cells, closing):
         shown.append((part.what, executor(part, launch, code, before).text(len(part.plans))))
@@ -144,7 +152,7 @@ def submit(order: Order, cells: Sequence[Cell], closing: Callable[[str], str], a
         arrays=tuple(sent["runs"]),
         report=sent["report"][0],
     )
-    atomic.write_text(launch.record, jobs.model_dump_json(indent=1) + "\n")
+    launch.keep(jobs)
     return jobs
 
 
@@ -179,7 +187,7 @@ def send_run(name: str, part: Part, workspace: Workspace, code: Path) -> str:
     with all_or_none([part], launch):
         (job,) = _send(part, workspace, launch, code, [])
     jobs = Jobs(study=name, stages=None, arrays=(job,), report=None)
-    atomic.write_text(launch.record, jobs.model_dump_json(indent=1) + "\n")
+    launch.keep(jobs)
     return job
 
 

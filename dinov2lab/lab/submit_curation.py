@@ -4,17 +4,16 @@ A round begins when all shards of the one before have ended, however they did: w
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from dinov2lab.data.source import Roots
 from dinov2lab.lab import snapshot
 from dinov2lab.lab.job import Job, curate_part, curate_whole
-from dinov2lab.lab.submit import LARGEST, Part, all_or_none, executor, refuse, sent
+from dinov2lab.lab.submit import LARGEST, Part, all_or_none, dry_run, executor, plan_in, refuse, sent
 from dinov2lab.spec.resources import Slurm
 from dinov2lab.spec.run import RunSpec
-from dinov2lab.store import atomic
 from dinov2lab.store.folders import Workspace
-from dinov2lab.store.submission import Jobs, Launch, new_launch
+from dinov2lab.store.submission import Jobs, new_launch
 
 ROUNDS = ("read", "embed", "search")  # images, vectors, near copies: each needs all of the one before
 
@@ -29,29 +28,19 @@ class Order(NamedTuple):
 
 
 def parts(order: Order) -> list[Part]:
-    places = {"workspace": order.workspace.path, "data": order.roots.data, "cache": order.roots.cache}
-    plan: dict[str, Any] = {name: str(path.resolve()) for name, path in places.items()}
-    plan |= {"resources": order.profile.resources.model_dump(), "signal_seconds": order.profile.signal_seconds}
-    plan |= {"spec": order.spec.model_dump(mode="json"), "shards": order.shards}
-    rounds = [
-        Part(
-            what,
-            order.profile.alone,
-            Job(curate_part),
-            {f"{what}-{n}": plan | {"shard": n} for n in range(order.shards)},
-        )
-        for what in ROUNDS
-    ]
-    return [*rounds, Part("curate", order.profile.alone, Job(curate_whole), {"curate": plan})]
+    profile, said = order.profile.alone, {"spec": order.spec.model_dump(mode="json"), "shards": order.shards}
+    plan = plan_in(order.workspace, order.roots, order.profile) | said
+    shards = {what: {f"{what}-{n}": plan | {"shard": n} for n in range(order.shards)} for what in ROUNDS}
+    rounds = [Part(what, profile, Job(curate_part), plans) for what, plans in shards.items()]
+    return [*rounds, Part("curate", profile, Job(curate_whole), {"curate": plan})]
 
 
 def preview(order: Order) -> list[tuple[str, str]]:
     """(what, the text that sbatch would get) of each job. Writes nothing."""
-    launch, code = Launch(order.workspace.slurm / f"{order.name}.DRY-RUN"), order.workspace.snapshots / "SNAPSHOT"
-    graph = parts(order)
+    (launch, code), graph = dry_run(order.workspace, order.name), parts(order)
     before = [[], *([part.what.upper()] for part in graph)]
     return [
-        (part.what, executor(part, launch, code.resolve(), after).text(len(part.plans)))
+        (part.what, executor(part, launch, code, after).text(len(part.plans)))
         for part, after in zip(graph, before, strict=False)
     ]
 
@@ -68,5 +57,5 @@ def submit(order: Order) -> Sequence[str]:
         for part in graph:
             ids.append(sent(part, launch, code, ids[-1:])[0].job_id.partition("_")[0])
     jobs = Jobs(study=order.name, stages=None, arrays=tuple(ids[:-1]), report=ids[-1])
-    atomic.write_text(launch.record, jobs.model_dump_json(indent=1) + "\n")
+    launch.keep(jobs)
     return ids

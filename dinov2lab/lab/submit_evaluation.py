@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 from dinov2lab.data.source import Roots
 from dinov2lab.lab import snapshot
 from dinov2lab.lab.job import Job, measure
-from dinov2lab.lab.submit import LARGEST, Part, all_or_none, executor, refuse, sent
+from dinov2lab.lab.submit import LARGEST, Part, all_or_none, dry_run, executor, plan_in, refuse, sent
 from dinov2lab.spec.resources import Slurm
-from dinov2lab.store import atomic
 from dinov2lab.store.folders import Workspace
-from dinov2lab.store.submission import Jobs, Launch, new_launch
+from dinov2lab.store.submission import Jobs, new_launch
 
 
 class Order(NamedTuple):
@@ -23,10 +22,9 @@ class Order(NamedTuple):
 
 
 def parts(order: Order) -> list[Part]:
-    profile, places = order.profile.alone, {"workspace": order.workspace.path, "data": order.roots.data}
-    plan: dict[str, Any] = {name: str(path.resolve()) for name, path in places.items()} | dict(order.asked)
-    plan |= {"cache": str(order.roots.cache.resolve()), "resources": profile.resources.model_dump()}
-    plans = {f"evaluate-{run}": plan | {"run": run, "signal_seconds": profile.signal_seconds} for run in order.runs}
+    profile = order.profile.alone
+    plan = plan_in(order.workspace, order.roots, profile) | dict(order.asked)
+    plans = {f"evaluate-{run}": plan | {"run": run} for run in order.runs}
     names = list(plans)
     cuts = [names[start : start + LARGEST] for start in range(0, len(names), LARGEST)]
     return [Part("evaluations", profile, Job(measure), {name: plans[name] for name in cut}) for cut in cuts]
@@ -34,8 +32,8 @@ def parts(order: Order) -> list[Part]:
 
 def preview(order: Order) -> list[tuple[str, str]]:
     """(what, the text that sbatch would get) of each array. Writes nothing."""
-    launch, code = Launch(order.workspace.slurm / f"{order.study}.DRY-RUN"), order.workspace.snapshots / "SNAPSHOT"
-    return [(part.what, executor(part, launch, code.resolve(), []).text(len(part.plans))) for part in parts(order)]
+    launch, code = dry_run(order.workspace, order.study)
+    return [(part.what, executor(part, launch, code, []).text(len(part.plans))) for part in parts(order)]
 
 
 def submit(order: Order) -> list[str]:
@@ -47,5 +45,5 @@ def submit(order: Order) -> list[str]:
         for part in graph:
             ids.append(sent(part, launch, code, [])[0].job_id.partition("_")[0])
     jobs = Jobs(study=order.study, stages=None, arrays=tuple(ids), report=None)
-    atomic.write_text(launch.record, jobs.model_dump_json(indent=1) + "\n")
+    launch.keep(jobs)
     return ids

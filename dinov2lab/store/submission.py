@@ -49,6 +49,10 @@ class Launch:
     def jobs(self) -> Jobs | None:
         return Jobs.model_validate_json(self.record.read_bytes()) if self.record.exists() else None
 
+    def keep(self, jobs: Jobs) -> None:
+        """All of it has been sent."""
+        atomic.write_text(self.record, jobs.model_dump_json(indent=1) + "\n")
+
     def forget(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
 
