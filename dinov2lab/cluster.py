@@ -16,7 +16,8 @@ from dinov2lab.lab.slurm_bench import SlurmBench
 from dinov2lab.lab.standing import standings
 from dinov2lab.lab.submit import Order
 from dinov2lab.searching import Again
-from dinov2lab.spec.document import SpecError, did_you_mean
+from dinov2lab.spec.document import SpecError
+from dinov2lab.spec.nearest import did_you_mean
 from dinov2lab.spec.profile import load_profile
 from dinov2lab.spec.resources import Slurm
 from dinov2lab.spec.search import SearchSpec

@@ -11,9 +11,9 @@ from dinov2lab.lab.devices import free_gpus
 from dinov2lab.lab.plan import is_finished
 from dinov2lab.progress import watching
 from dinov2lab.publisher import Publisher, watched, write
-from dinov2lab.spec.document import did_you_mean
 from dinov2lab.spec.identity import run_id
 from dinov2lab.spec.load import FOLDERS, SpecError, find, kind_of, load_recipe, load_study
+from dinov2lab.spec.nearest import did_you_mean
 from dinov2lab.spec.resources import Recompute, Resources, Shard
 from dinov2lab.spec.run import RunSpec
 from dinov2lab.spec.study import Cell, Study, expand

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from dinov2lab import commands, terminal
-from dinov2lab.spec.document import did_you_mean
 from dinov2lab.spec.load import FOLDERS, SpecError, kind_of
+from dinov2lab.spec.nearest import did_you_mean
 from dinov2lab.spec.resources import Resources
 from dinov2lab.spec.study import Study, expand
 from dinov2lab.store import atomic, studies

@@ -49,10 +49,10 @@ class Pairs(NamedTuple):
         return self.only((self.a < count) & (self.b < count))
 
 
-def find_pairs(rows: Rows, threshold: float, neighbours: int, search: Search = DEFAULT) -> Pairs:
+def find_pairs(rows: Rows, threshold: float, neighbours: int) -> Pairs:
     """Near copies among `rows`."""
     first, member = distinct(rows.pixels)
-    return among(near_copies(rows.chosen(first), threshold, search), member, neighbours)
+    return among(near_copies(rows.chosen(first), threshold), member, neighbours)
 
 
 def distinct(pixels: NDArray[np.bytes_]) -> tuple[Ints, Ints]:

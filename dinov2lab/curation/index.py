@@ -153,13 +153,13 @@ def _both(found: list[torch.Tensor]) -> tuple[Ints, Ints]:
 class FaissIndex:
     """faiss on the CPU: flat, inverted lists, or lists of codes whose proposals are ranked anew by their vectors."""
 
-    def __init__(self, vectors: Vectors, kind: Kind = "faiss_flat", probes: int = PROBES) -> None:
+    def __init__(self, vectors: Vectors, kind: Kind = "faiss_flat") -> None:
         import faiss
 
         self.vectors, self._coded = vectors, kind == "faiss_ivfpq"
         self._lists = 1 if kind == "faiss_flat" else max(1, len(vectors) // LIST)
         self._index = _built(faiss, kind, vectors, self._lists)
-        self.probes = probes
+        self.probes = PROBES
 
     @property
     def probes(self) -> int:
@@ -236,11 +236,11 @@ def _within_by_lists(index: Index, queries: Floats, threshold: float) -> tuple[I
     return query, id_
 
 
-def open_index(vectors: Vectors, search: Search = Search(), kind: Kind = "exact", probes: int = PROBES) -> Index:
+def open_index(vectors: Vectors, search: Search = Search(), kind: Kind = "exact") -> Index:
     match kind:
         case "exact":
             return TorchIndex(vectors, search.device)
         case "ivf":
-            return ListsIndex(vectors, probes)
+            return ListsIndex(vectors)
         case _:
-            return FaissIndex(vectors, kind, probes)
+            return FaissIndex(vectors, kind)

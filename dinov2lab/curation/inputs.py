@@ -116,9 +116,9 @@ class Inputs:
             draw = lambda wanted: read_pictures(read.source, wanted, copies.PX)
             return self._of_images([canonical(embedder), copies.PX], read, draw)
         if isinstance(embedder, Thumbnails):
-            return self._thumbnail_features(embedder, read, mirror)
+            return self._of_pictures(canonical(embedder), embedder.px, read, mirror, thumbnail_features)
         if isinstance(embedder, Layout):
-            return self._layout_features(embedder, read, mirror)
+            return self._of_pictures(canonical(embedder), THUMBNAIL_PX, read, mirror, layout_features)
         if isinstance(embedder, Filters):
             return self._filter_features(embedder, read, mirror)
         source = Mirrored(read.source) if mirror else read.source
@@ -140,35 +140,28 @@ class Inputs:
 
         return self._of_images("quality", read, rows, "measure")
 
-    def _thumbnail_features(self, embedder: Thumbnails, read: Read, mirror: bool) -> Vectors:
-        pictures = self._drawn(embedder.px, read)
-
-        def rows(start: int, stop: int) -> NDArray[np.float32]:
-            block = pictures[start:stop]
-            return thumbnail_features(mirrored(block) if mirror else block)
-
-        return self._rows([canonical(embedder), mirror], read, rows)
-
-    def _layout_features(self, embedder: Layout, read: Read, mirror: bool) -> Vectors:
-        pictures = self._drawn(THUMBNAIL_PX, read)
-
-        def rows(start: int, stop: int) -> NDArray[np.float32]:
-            block = pictures[start:stop]
-            return layout_features(mirrored(block) if mirror else block)
-
-        return self._rows([canonical(embedder), mirror], read, rows)
-
     def _filter_features(self, embedder: Filters, read: Read, mirror: bool) -> Vectors:
         on = self.read(self.open(embedder.train))
         identity = [canonical(embedder), on.folder.path.name, code_id()]
         file = self.cache.parent / "filters" / f"{content_id(identity)}.npz"
-        pictures = self._drawn(embedder.px, read)
         draw = lambda: read_thumbnails(on.source, on.rows.tolist(), embedder.px)
+        features = lambda block: stored(file, draw, embedder).features(block)
+        return self._of_pictures(identity, embedder.px, read, mirror, features)
+
+    def _of_pictures(
+        self,
+        identity: Any,
+        px: int,
+        read: Read,
+        mirror: bool,
+        features: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+    ) -> Vectors:
+        """`features` of the (M, px, px, 3), some at a time."""
+        pictures = self._drawn(px, read)
 
         def rows(start: int, stop: int) -> NDArray[np.float32]:
             block = pictures[start:stop]
-            filters = stored(file, draw, embedder)
-            return filters.features(mirrored(block) if mirror else block)
+            return features(mirrored(block) if mirror else block)
 
         return self._rows([identity, mirror], read, rows)
 

@@ -1,11 +1,11 @@
 """What became of one image, in words: read from the ledger of a manifest."""
 
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
 
+from dinov2lab.spec.nearest import did_you_mean
 from dinov2lab.store.manifest import Manifest, ManifestFolder
 
 MOST_STEPS = 20  # of a chain from copy to copy that are told
@@ -26,10 +26,8 @@ def find_manifest(cache: Path, name: str | None) -> ManifestFolder:
         return exact[0]
     found = [folder for folder in folders if folder.path.name.startswith(name) or _id(folder).startswith(name)]
     if not found:
-        near = get_close_matches(name, [_id(folder) for folder in folders], 1, 0.3)
-        raise ValueError(
-            f"--manifest {name}: no such manifest in {cache}" + (f"; did you mean {near[0]}?" if near else "")
-        )
+        near = did_you_mean(name, map(_id, folders), 0.3)
+        raise ValueError(f"--manifest {name}: no such manifest in {cache}{near}")
     if len({_id(folder) for folder in found}) > 1:
         raise ValueError(f"--manifest {name}: {len(found)} manifests begin so: {', '.join(map(_id, found[:5]))}")
     return found[0]
@@ -67,8 +65,7 @@ def _fate(folder: ManifestFolder, path: str) -> dict[str, Any] | None:
 
 def _near(folder: ManifestFolder, path: str) -> str:
     table = folder.table("kept")
-    near = get_close_matches(path, table["path"].slice(0, 20000).to_pylist(), 1) if table is not None else []
-    return f"; did you mean {near[0]}?" if near else ""
+    return did_you_mean(path, table["path"].slice(0, 20000).to_pylist()) if table is not None else ""
 
 
 def _told(path: str, fate: dict[str, Any], stages: dict[str, Manifest]) -> str:

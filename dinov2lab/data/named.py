@@ -8,7 +8,6 @@ import hashlib
 import inspect
 import io
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -19,6 +18,7 @@ from PIL import Image
 
 from dinov2lab.data.decode import Unreadable
 from dinov2lab.data.source import Missing
+from dinov2lab.spec.nearest import did_you_mean
 
 NOT_OPTIONS = ("self", "root", "transform", "transforms", "target_transform", "download", "loader")
 LABELS = ("targets", "labels", "_labels", "y")  # where the data sets keep them; believed only where a look confirms it
@@ -77,10 +77,7 @@ def _opened(uri: str, root: Path) -> Any:
     name, _, query = uri.partition(":")[2].partition("?")
     known = [each for each in datasets.__all__ if "root" in inspect.signature(getattr(datasets, each)).parameters]
     if name not in known:
-        near = get_close_matches(name, known, 1)
-        raise ValueError(
-            f"{uri}: torchvision has no data set {name!r}" + (f"; did you mean {near[0]}?" if near else "")
-        )
+        raise ValueError(f"{uri}: torchvision has no data set {name!r}{did_you_mean(name, known)}")
     kind = getattr(datasets, name)
     taken = {key: each for key, each in inspect.signature(kind).parameters.items() if key not in NOT_OPTIONS}
     options = dict(_option(uri, key, value, taken) for key, value in parse_qsl(query, keep_blank_values=True))

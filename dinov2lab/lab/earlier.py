@@ -10,8 +10,8 @@ from optuna.trial import TrialState, create_trial
 
 from dinov2lab.lab.proposals import distribution, encoded
 from dinov2lab.lab.trials import measured
-from dinov2lab.spec.document import did_you_mean
 from dinov2lab.spec.identity import content_id
+from dinov2lab.spec.nearest import did_you_mean
 from dinov2lab.spec.points import point_of
 from dinov2lab.spec.search import SearchSpec
 from dinov2lab.spec.study import expand

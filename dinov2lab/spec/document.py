@@ -1,6 +1,5 @@
 """YAML 1.2 with line numbers: a file, or the value of a --set, becomes a tree of `Item`s that know where they stand."""
 
-import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,8 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from dinov2lab.spec.nearest import did_you_mean
 
 LARGEST_FILE = 1_000_000  # bytes; more is no spec but a checkpoint, an image or a log
 LARGEST_TREE = 20_000  # values, aliases counted where they are used
@@ -35,12 +36,6 @@ class Item:
         if isinstance(self.value, list):
             return [item.plain() for item in self.value]
         return self.value
-
-
-def did_you_mean(unknown: str, known: list[str]) -> str:
-    """`; did you mean X?` with the nearest of `known`, or nothing."""
-    near = difflib.get_close_matches(unknown, known, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def nearest_file(path: Path) -> str:

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 from pydantic import BaseModel
 
-from dinov2lab.spec.document import Item, SpecError, did_you_mean
+from dinov2lab.spec.document import Item, SpecError
+from dinov2lab.spec.nearest import did_you_mean
 
 MOST_COMPLAINTS = 5
 Location = tuple[str | int, ...]

@@ -7,10 +7,11 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import create_model
 
-from dinov2lab.spec.document import Item, SpecError, did_you_mean, nearest_file, read_document
+from dinov2lab.spec.document import Item, SpecError, nearest_file, read_document
 from dinov2lab.spec.fields import is_field, locate, suggestion
 from dinov2lab.spec.identity import content_id
 from dinov2lab.spec.load_tune import TuneFile, refuse_untunable, tune_of
+from dinov2lab.spec.nearest import did_you_mean
 from dinov2lab.spec.overrides import TAGS, Override, changes_anything, leaves, put, refuse_unchanged, sets
 from dinov2lab.spec.recipes import mapping, recipe_tree, reference, resolved, spec_of, validated
 from dinov2lab.spec.run import RunSpec

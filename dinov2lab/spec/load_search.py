@@ -7,9 +7,10 @@ from typing import Any
 
 from pydantic import create_model
 
-from dinov2lab.spec.document import Item, SpecError, did_you_mean, read_document
+from dinov2lab.spec.document import Item, SpecError, read_document
 from dinov2lab.spec.fields import is_field, suggestion
 from dinov2lab.spec.identity import content_id
+from dinov2lab.spec.nearest import did_you_mean
 from dinov2lab.spec.overrides import Override, put, refuse_unchanged, sets
 from dinov2lab.spec.points import base_point, corners, reason_of, spec_at, value_in
 from dinov2lab.spec.recipes import mapping, recipe_tree, reference, resolved, spec_of, validated

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from dinov2lab.spec.document import Item, SpecError, did_you_mean, nearest_file, read_document
+from dinov2lab.spec.document import Item, SpecError, nearest_file, read_document
 from dinov2lab.spec.fields import complain
+from dinov2lab.spec.nearest import did_you_mean
 from dinov2lab.spec.overrides import put, sets
 from dinov2lab.spec.resources import Slurm
 

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from dinov2lab.spec.document import Item, SpecError, did_you_mean
+from dinov2lab.spec.document import Item, SpecError
+from dinov2lab.spec.nearest import did_you_mean
 
 OWN = "cpu"  # the profile that a file without any is written for
 

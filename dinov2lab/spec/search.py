@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from dinov2lab.spec.cost import images_of_run
-from dinov2lab.spec.document import did_you_mean
 from dinov2lab.spec.identity import content_id
+from dinov2lab.spec.nearest import did_you_mean
 from dinov2lab.spec.run import RunSpec
 from dinov2lab.spec.section import Count, Positive, Section, later
 
