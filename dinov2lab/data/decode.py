@@ -21,6 +21,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
 MAX_PIXELS = 2**31 // 12  # 512 MiB as RGB; the camera with the most pixels stays below, a decompression bomb does not
+STRIP = 256  # rows
 
 
 class Unreadable(ValueError):
@@ -78,7 +79,16 @@ def _rgb(image: Image.Image) -> NDArray[np.uint8]:
     if image.has_transparency_data:
         picture = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))  # a copy, for Pillow's own is read-only
+    return _pixels(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _pixels(image: Image.Image) -> NDArray[np.uint8]:
+    """(H, W, 3) of an RGB picture, strip by strip: Pillow's own way to an array holds a large one three times over."""
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, STRIP):
+        bottom = min(top + STRIP, image.height)
+        pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
+    return pixels
 
 
 def _eight_bit(grey: NDArray[np.generic], white: int) -> NDArray[np.uint8]:

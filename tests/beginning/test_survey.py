@@ -72,6 +72,24 @@ def test_a_sample_that_takes_long_ends_sooner(tmp_path: Path, monkeypatch: pytes
     assert seen(tmp_path).sampled == 10
 
 
+def test_of_a_large_picture_some_pixels_show_what_all_do() -> None:
+    generator = np.random.default_rng(0)
+    small = Image.fromarray(generator.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    smooth = np.asarray(small.resize((2700, 2100), Image.Resampling.BICUBIC), np.float64)
+    pixels = np.clip(smooth + generator.normal(0, 8, smooth.shape), 0, 255).astype(np.uint8)
+    whole = Image.fromarray(pixels).resize((surveys.copies.PX, surveys.copies.PX), Image.Resampling.BILINEAR)
+    assert np.abs(surveys._picture(pixels).astype(int) - np.asarray(whole)).max() <= 4
+
+
+@pytest.mark.usefixtures("small")
+def test_processor_time_ends_a_sample_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 10_000, 20))
+    monkeypatch.setattr(surveys.time, "process_time", lambda: next(clock))
+    for number in range(40):
+        write(tmp_path / f"{number}.png", number)
+    assert seen(tmp_path).sampled == 10
+
+
 def test_too_few_images_are_one_line_that_says_what_they_are(tmp_path: Path) -> None:
     write(tmp_path / "one.png", 0)
     (tmp_path / "empty.png").touch()

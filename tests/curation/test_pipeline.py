@@ -1,5 +1,6 @@
 """curate() end to end on a small web: what falls, why, and what is shared, resumed and repeated."""
 
+import hashlib
 import json
 import os
 import signal
@@ -291,6 +292,9 @@ def test_blank_images_of_one_colour_are_equal_at_any_size():
     assert pixel_key(white) == pixel_key(larger) != pixel_key(grey)
     one = np.arange(48, dtype=np.uint8)
     assert pixel_key(one.reshape(4, 4, 3)) != pixel_key(one.reshape(2, 8, 3))
+    lined = np.asarray(flat((255, 255, 255), (3, 3))).copy()
+    lined[2] = 0
+    assert pixel_key(lined) == hashlib.sha256(b"(3, 3, 3)" + lined.tobytes()).hexdigest()  # caches hold such keys
 
 
 def test_examples_show_some_of_each_reason_beside_their_witness(lab, pool, references):

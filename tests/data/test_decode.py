@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dinov2lab.data.decode import MAX_PIXELS, Unreadable, decode
+from dinov2lab.data.decode import MAX_PIXELS, STRIP, Unreadable, decode
 
 REASONS = {"empty", "not_an_image", "truncated", "corrupt", "too_large"}
 PICTURE = np.random.default_rng(0).integers(0, 256, (19, 23, 3), dtype=np.uint8)  # (H, W, 3)
@@ -81,6 +81,11 @@ def test_exif_orientation_is_applied(form: str, orientation: int) -> None:
     exif[0x0112] = orientation
     options = {"lossless": True} if form == "WEBP" else {}
     assert np.array_equal(decode(encoded(Image.fromarray(PICTURE), form, exif=exif, **options)), upright)
+
+
+def test_a_picture_of_many_rows_is_whole() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2 * STRIP + 3, 5, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(decode(encoded(Image.fromarray(pixels), "PNG")), pixels)
 
 
 def test_broken_exif_leaves_the_picture() -> None:
