@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from dinov2lab.lab.devices import cores as usable_cores
-from dinov2lab.lab.devices import free_gpus
+from dinov2lab.lab.devices import free_gpus, multiplies_bf16
 from dinov2lab.lab.plan import is_finished
 from dinov2lab.progress import watching
 from dinov2lab.publisher import Publisher, watched, write
@@ -190,6 +190,7 @@ def run_study(
 
     for line in opening.check(cells, roots):
         note(line)
+    _name_imitation(cells, resources)
     studies.record(study, workspace)
     with Publisher("study", study.name, workspace, report.parent) as publisher:
         follow = _following([workspace.run(cell.run) for cell in cells], publisher)
@@ -206,6 +207,16 @@ def run_study(
         if behind := publisher.finish():
             note(f"MLflow is behind, `dinov2lab sync` completes it: {behind}")
     return failed
+
+
+def _name_imitation(cells: Sequence[Cell], resources: Resources) -> None:
+    """Products that no part of this machine does itself."""
+    on_cpu = resources.device == "cpu" or not free_gpus()
+    if any(cell.spec.optim.precision == "bf16" for cell in cells) and on_cpu and not multiplies_bf16():
+        note(
+            "optim.precision bf16: this processor does not multiply in it and imitates it, many times slower; "
+            "--set optim.precision=fp32 asks the same of other runs"
+        )
 
 
 def _following(folders: Sequence[RunFolder], publisher: Publisher) -> Callable[[], None]:
@@ -242,6 +253,7 @@ def run_recipe(cell: Cell, workspace: Workspace, roots: "Roots", resources: Reso
     from dinov2lab.lab.execute import execute
     from dinov2lab.lab.team import Lost, team_of
 
+    _name_imitation([cell], resources)
     with watching([cell], workspace, ("test/knn",)), team_of(resources.processes) as team:
         while True:
             try:

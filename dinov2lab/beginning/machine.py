@@ -1,11 +1,10 @@
 """What a run may use of this machine, as far as it decides on a recipe."""
 
-import time
 from typing import NamedTuple
 
 import torch
 
-from dinov2lab.lab.devices import cores
+from dinov2lab.lab.devices import cores, multiplies_bf16
 from dinov2lab.lab.premises import GIB, available_memory
 
 GIB_OF_A_RUN = 2.0  # of main memory: libraries, a small network and decoded images
@@ -15,7 +14,7 @@ class Machine(NamedTuple):
     cores: int
     memory_gib: float | None  # that are free
     gpus: tuple[str, ...]  # their names
-    bf16: bool  # whether products in it are faster than in fp32
+    bf16: bool  # whether its products are the machine's own
 
     @property
     def jobs(self) -> int:
@@ -36,20 +35,6 @@ class Machine(NamedTuple):
 def this_machine() -> Machine:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     gpus = tuple(torch.cuda.get_device_name(number) for number in range(count))
-    bf16 = torch.cuda.is_bf16_supported() if gpus else _bf16_pays()
+    bf16 = torch.cuda.is_bf16_supported() if gpus else multiplies_bf16()
     free = available_memory()
     return Machine(cores(), free / GIB if free is not None else None, gpus, bf16)
-
-
-def _bf16_pays() -> bool:
-    """Whether the processor itself multiplies in bf16; else it is done in software, slower than in fp32."""
-
-    def seconds(kind: torch.dtype) -> float:
-        factor, found = torch.ones(512, 512, dtype=kind), []
-        for _ in range(5):
-            began = time.perf_counter()
-            factor @ factor
-            found.append(time.perf_counter() - began)
-        return min(found)
-
-    return seconds(torch.bfloat16) < seconds(torch.float32)

@@ -124,7 +124,7 @@ def _choices(
     slow = f"; {_named(above.rung)} would see {above.images:,} in {hours:g} h, {LEARNT:,} are wanted" if above else ""
     grid = rung.global_px // rung.patch
     precision = "bf16" if machine.bf16 else "fp32"
-    fast = "faster" if machine.bf16 else "slower"
+    why = "this machine multiplies in it, twice as fast" if machine.bf16 else "bf16 would be imitated here, slower"
     return [
         Choice("data.train", found.layout.uri, f"{found.images:,} images"),
         *_curation(found),
@@ -134,7 +134,7 @@ def _choices(
         Choice("model.patch", rung.patch, f"a grid of {grid} x {grid} patches"),
         Choice("optim.batch", base.optim.batch, f"as in {rung.base}.yaml; more updates before larger batches"),
         Choice("optim.lr", rung.lr, f"of {rung.size} at this batch; not tuned on your images"),
-        Choice("optim.precision", precision, f"products in bf16 are {fast} than in fp32 here, as timed"),
+        Choice("optim.precision", precision, why),
         *(_lengths(base, found, images, hours) if images else []),
         *_evaluation(found, base, images),
     ]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 USED_MB = 1000.0  # of a GPU's memory that a desktop may take; more, and somebody computes on it
 CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+CPUINFO = Path("/proc/cpuinfo")
 
 
 def cores() -> int:
@@ -23,6 +24,15 @@ def quota() -> float | None:
     except OSError:
         return None
     return int(words[0]) / int(words[1]) if len(words) == 2 and words[0] != "max" else None
+
+
+def multiplies_bf16() -> bool:
+    """Whether the processor itself does, by what Linux tells of it; else torch imitates it, many times slower than fp32."""
+    try:
+        words = set(CPUINFO.read_text().split())
+    except OSError:
+        return False
+    return bool(words & {"amx_bf16", "avx512_bf16", "bf16"})  # the last one is ARM's
 
 
 def free_gpus() -> tuple[str, ...]:

@@ -11,14 +11,16 @@ from pathlib import Path
 import pytest
 from tiny import RECIPE, started, written
 
+from dinov2lab import commands
 from dinov2lab.data.source import Roots
-from dinov2lab.lab import staff
+from dinov2lab.lab import devices, staff
 from dinov2lab.lab.bench import LocalBench
 from dinov2lab.lab.devices import free_gpus
 from dinov2lab.lab.workers import Worker
 from dinov2lab.spec.points import Planned
 from dinov2lab.spec.resources import Resources
-from dinov2lab.spec.run import RunSpec
+from dinov2lab.spec.run import OptimSpec, RunSpec
+from dinov2lab.spec.study import Cell
 from dinov2lab.store.folders import Workspace
 
 ROOT = str(Path(__file__).parents[2])
@@ -175,3 +177,22 @@ def test_workers_that_cannot_begin_end_the_command(tmp_path: Path) -> None:
     assert answer.returncode == 2
     assert "workers died one after the other before they began a run, the last one of exit code 1" in answer.stderr
     assert answer.stderr.count("no torch today") >= 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"), [("fpu avx2", True), ("fpu avx512_bf16", False), ("fpu amx_bf16 amx_tile", False)]
+)
+def test_products_that_the_processor_would_imitate_are_named_before_a_run(
+    flags: str,
+    said: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"model name : any\nflags : {flags}\n")
+    monkeypatch.setattr(devices, "CPUINFO", tmp_path / "cpuinfo")
+    half = RunSpec(optim=OptimSpec(precision="bf16"))
+    commands._name_imitation([Cell("a", 0, "run", half)], Resources(device="cpu"))
+    assert ("imitates it" in capsys.readouterr().err) == said
+    commands._name_imitation([Cell("a", 0, "run", RunSpec())], Resources(device="cpu"))
+    assert not capsys.readouterr().err
