@@ -158,7 +158,10 @@ def search(
     storage: str | None,
     as_json: bool,
 ) -> int:
-    """`search` on this machine, as many runs at a time as `here` says; the exit code."""
+    """`search` on this machine, as many runs at a time as `here` says; the exit code.
+
+    With `again`, the best trials and the base are trained with fresh seeds afterwards.
+    """
     from dinov2lab.data.source import Roots
 
     roots, (jobs, resources) = Roots(data, workspace.cache), here
@@ -169,35 +172,20 @@ def search(
         return LocalBench(workspace, roots, resources, jobs)
 
     trials = run_search(found, workspace, roots, reports / found.name, bench, storage)
+    if not (again.best and as_json):
+        show_search(found, trials, reports / found.name, as_json)
     if not again.best:
-        show_search(found, trials, reports / found.name, as_json)
         return code_of(trials)
-    if not as_json:
-        show_search(found, trials, reports / found.name, as_json)
     study = study_of_best(found, trials, again)
-    failed = _confirm(found, study, workspace, roots, reports, jobs=jobs, resources=resources)
-    verdict, page = verdict_of(reports / study.name), reports / study.name
+    report = reports / study.name
+    failed = run_study(study, workspace, roots, report, jobs=jobs, resources=resources, rerun=False)
+    publish(found, workspace, reports)
     if as_json:
-        say_json(_plain(found, trials) | {"confirmed": {"study": study.name, "report": str(page), "verdict": verdict}})
+        confirmed = {"study": study.name, "report": str(report), "verdict": verdict_of(report)}
+        say_json(_plain(found, trials) | {"confirmed": confirmed})
     else:
-        show_verdict(study, verdict, page, as_json)
+        show_verdict(study, verdict_of(report), report, as_json)
     return 1 if failed else code_of(trials)
-
-
-def _confirm(
-    search: SearchSpec,
-    study: Study,
-    workspace: Workspace,
-    roots: "Roots",
-    reports: Path,
-    *,
-    jobs: int,
-    resources: Resources,
-) -> int:
-    """Train the best trials and the base with fresh seeds, as `study`; returns how many runs failed."""
-    failed = run_study(study, workspace, roots, reports / study.name, jobs=jobs, resources=resources, rerun=False)
-    publish(search, workspace, reports)
-    return failed
 
 
 def study_of_best(search: SearchSpec, trials: Sequence[Trial], again: Again) -> Study:

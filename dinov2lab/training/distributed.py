@@ -43,7 +43,7 @@ class Meeting:
     def __init__(self, place: Place) -> None:
         self.place = place
         listening = _listening(place) if place.rank == 0 else None
-        self._store = dist.TCPStore(  # type: ignore[attr-defined]
+        self._store = dist.TCPStore(  # type: ignore[attr-defined]  # written in C++
             place.host,
             listening.getsockname()[1] if listening else place.port,
             is_master=listening is not None,
@@ -76,7 +76,7 @@ class Meeting:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # else the address of the machine's name
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-            store=dist.PrefixStore(f"turn {turn}", self._store),  # type: ignore[attr-defined]
+            store=dist.PrefixStore(f"turn {turn}", self._store),  # type: ignore[attr-defined]  # likewise
             rank=self.place.rank,
             world_size=self.place.of,
             timeout=FOR_EVER,

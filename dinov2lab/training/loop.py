@@ -157,7 +157,7 @@ def make_batch(
     spec: RunSpec,
     key: Key,
     device: torch.device,
-    part: Part = Part(),  # noqa: B008
+    part: Part = Part(),
 ) -> Batch:
     """The views and masks of one step, of the images of one part of it; a function of the step alone."""
     mine = part.rows(spec.optim.batch)

@@ -241,7 +241,7 @@ def kept_crops(
     drop_path: float,
     key: Key,
     step: int,
-    process: Part = Part(),  # noqa: B008
+    process: Part = Part(),
 ) -> list[tuple[Kept, Kept]] | None:
     """For each block, the crops whose attention and whose MLP is computed: an exact share of the batch, drawn by (key, step).
 
