@@ -15,7 +15,7 @@ test: lint
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not system"
 
 test-system: .venv/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m system -rs
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m system -rs --durations=30
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
