@@ -18,6 +18,7 @@ from dinov2lab.data.source import FolderSource
 TRAIN = ("train", "training")
 TEST = ("test", "testing", "val", "valid", "validation")  # the first that is there
 PLAIN = re.compile(r"[\w+=-][\w .+=-]*")  # a name that reads well in a URI
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 LEAST_OF_A_CLASS = 2  # on average: else folders are most likely not classes
 
 
@@ -123,6 +124,8 @@ def _described(layout: Layout, paths: Sequence[str]) -> Layout:
     endings = Counter(
         ending if re.fullmatch(r"\.\w{1,8}", ending) else "other" if ending else "none" for ending in found
     )
+    if archives := sum(endings[ending] for ending in ARCHIVES):
+        notes.append(f"{archives:,} archives are not looked into: unpack them first")
     return layout._replace(
         classes=classes, images=len(paths), endings=dict(endings.most_common()), notes=(*layout.notes, *notes)
     )

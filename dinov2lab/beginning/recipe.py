@@ -225,7 +225,12 @@ def _notes(found: Survey, chosen: _Tried, hours: float) -> list[str]:
             f" {gib:,.0f} GiB: copies with a shorter side of {px} px would train at least {1 / (1 - decoding):.0f} times"
             " as fast"
         )
-    if images < LEARNT:
+    if PASSES * found.images < LEARNT:
+        notes.append(
+            f"{PASSES} passes over {found.images:,} images are fewer than the {LEARNT:,} images that the smallest recipe that"
+            " is known to learn wants: more hours do not help, more images would"
+        )
+    elif images < LEARNT:
         wanted = hours * LEARNT / images
         notes.append(
             f"{images:,} images in {hours:g} h are few: the smallest recipe that is known to learn wants {LEARNT:,};"

@@ -121,6 +121,7 @@ def survey(folder: Path, layout: Layout, tell: Tell) -> Survey:
         raise ValueError(
             f"{layout.uri}: {readable} images that can be read are too few to train on; at least {LEAST} are wanted"
             + (f" (of {len(looked)} files: {why})" if why else "")
+            + "".join(f"; {note}" for note in layout.notes)
         )
     tell("compare images", 0, 1)
     exact, copied, pairs = _copies(seen)

@@ -156,7 +156,9 @@ def _write_huggingface(backbone: Backbone, spec: RunSpec, folder: Path) -> None:
 
 def _read_huggingface(folder: Path, images: Tensor) -> tuple[Tensor, Tensor]:
     from transformers import AutoModel
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # of a few milliseconds
     network = AutoModel.from_pretrained(folder).eval()
     tokens = network(images).last_hidden_state
     return tokens[:, 0], tokens[:, 1 + getattr(network.config, "num_register_tokens", 0) :]

@@ -44,11 +44,20 @@ def find(name: str, kind: Kind | None = None) -> Path:
         return found[0]
     if found:
         raise SpecError(f"{name!r} is a study and a recipe: say which, {' or '.join(map(str, found))}")
+    files = sorted(file for folder in folders for file in folder.glob("*.yaml"))
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
-        raise SpecError(f"{name}: no such file{nearest_file(path)}")
-    known = sorted(file.stem for folder in folders for file in folder.glob("*.yaml"))
+        raise SpecError(f"{name}: no such file{nearest_file(path) or did_you_mean(name, map(str, files), 0.8)}")
+    known = [file.stem for file in files if kind is None or _may_be(file, kind)]
     there = f"; there are {', '.join(known)}" if known else f"; there is none in ./{' or ./'.join(map(str, folders))}"
     raise SpecError(f"no {kind or 'study or recipe'} is called {name!r}{did_you_mean(name, known) or there}")
+
+
+def _may_be(path: Path, kind: Kind) -> bool:
+    """Whether it is of that kind, or so broken that nobody knows."""
+    try:
+        return kind_of(path) == kind
+    except SpecError:
+        return True
 
 
 def kind_of(path: Path) -> Kind:

@@ -97,6 +97,9 @@ def test_few_images_are_seen_no_more_than_a_thousand_times_and_the_way_round_is_
     assert recipe.spec.optim.steps * recipe.spec.optim.batch <= PASSES * 300
     assert recipe.spec.model.size == "pico"
     assert any("continued_pretraining.yaml" in note for note in recipe.notes)
+    short = proposed(found, hours=0.05).notes
+    assert any("more hours do not help" in note for note in short)
+    assert not any("--hours" in note for note in short)
     assert f"no more than {PASSES} passes" in reason(recipe, "optim.steps")
 
 

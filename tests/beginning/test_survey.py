@@ -92,8 +92,9 @@ def test_processor_time_ends_a_sample_too(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_too_few_images_are_one_line_that_says_what_they_are(tmp_path: Path) -> None:
     write(tmp_path / "one.png", 0)
-    (tmp_path / "empty.png").touch()
-    with pytest.raises(ValueError, match=r"folder:images: 1 images .* at least 128 are wanted \(of 2 files: 1 empty\)"):
+    (tmp_path / "photos.zip").touch()
+    told = r"folder:images: 1 images .* at least 128 are wanted \(of 2 files: 1 empty\); 1 archives .* unpack them"
+    with pytest.raises(ValueError, match=told):
         seen(tmp_path)
 
 

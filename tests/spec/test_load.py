@@ -362,11 +362,21 @@ def test_find(folder: Path) -> None:
         "data_sise": "no study is called 'data_sise'; did you mean data_size?",
         "qqq": "there are data_size",
         "ablations/data_sise.yaml": "did you mean data_size.yaml",
+        "ablation/data_size.yaml": "did you mean ablations/data_size.yaml",
     }.items():
         with pytest.raises(SpecError, match=words):
             find(name, "study")
     with pytest.raises(SpecError, match=r"there is none in \./experiments"):
         find("data_size", "recipe")
+
+
+def test_of_a_kind_that_is_asked_for_only_that_is_proposed(folder: Path) -> None:
+    (folder / "experiments").mkdir()
+    for name, text in {"plain": "optim: {lr: 0.1}", "wide": "space: {}\nbase: plain.yaml", "broken": "a: ["}.items():
+        (folder / "experiments" / f"{name}.yaml").write_text(text)
+    for kind, known in (("search", "broken, wide"), ("recipe", "broken, plain")):
+        with pytest.raises(SpecError, match=f"no {kind} is called 'qqq'; there are {known}$"):
+            find("qqq", kind)
 
 
 WORDS = "optim lr base curation stages stage kind run seed optim.lr leaks 0 arms factor seeds question embedder"
