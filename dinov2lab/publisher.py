@@ -1,8 +1,8 @@
 """Report and MLflow in a process of their own: the launcher stays small and never waits for either.
 
 The process (`python -m dinov2lab.publisher KIND NAME WORKSPACE REPORTS ASKED_BY`) reads `report` or `mirror` line by line
-from its standard input and answers each with one line: `done`, `behind` and what MLflow lacks, or `error` and why there is
-no report. It leaves when the input ends.
+from its standard input and answers each with one line: the processor time that it took, in seconds, and `done`, `behind` and
+what MLflow lacks, or `error` and why there is no report. It leaves when the input ends.
 """
 
 import math
@@ -29,7 +29,7 @@ from dinov2lab.store.trials import is_concluded, stored_search
 Kind = Literal["study", "search"]
 What = Literal["report", "mirror"]
 
-REST = 30  # times as long as it took to answer the process is left alone: it may cost some 3 % of a core
+REST = 30  # times the processor time of an answer for which the process is left alone: it may cost some 3 % of a core
 
 
 class Publisher:
@@ -59,7 +59,7 @@ class Publisher:
             self._process.wait()
 
     def ask(self, what: What) -> bool:
-        """Have it done without waiting; False where the last request is not answered yet, or took long a short time ago."""
+        """Have it done without waiting; False where the last request is not answered yet, or was dear a short time ago."""
         if (self._waiting is not None and self._waiting.is_alive()) or time.monotonic() < self._rests_until:
             return False
         self._request(what)
@@ -100,10 +100,10 @@ class Publisher:
 
     def _listen(self, process: "subprocess.Popen[str]") -> None:
         assert process.stdout is not None
-        asked = time.monotonic()
-        self._answer = process.stdout.readline().strip()
-        self._rests_until = time.monotonic() + REST * (time.monotonic() - asked)
-        if not self._answer:
+        seconds, _, self._answer = process.stdout.readline().strip().partition(" ")
+        if self._answer:
+            self._rests_until = time.monotonic() + REST * float(seconds)
+        else:
             process.wait()  # it has died
 
 
@@ -120,9 +120,10 @@ def main() -> None:
         assert study is not None, "a launch records its study first"
         publish = partial(_publish_study, study, workspace, Path(reports))
     for line in sys.stdin:
+        began = time.process_time()
         answer = _answer(publish, report=line.strip() == "report")
         with suppress(BrokenPipeError):  # the launcher is gone, and the input will end
-            os.write(sys.stdout.fileno(), f"{answer}\n".encode())
+            os.write(sys.stdout.fileno(), f"{time.process_time() - began:.2f} {answer}\n".encode())
 
 
 def write(study: Study, workspace: Workspace, report: Path, *, pool: bool = False, refresh: int | None = None) -> bool:
