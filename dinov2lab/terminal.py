@@ -1,6 +1,7 @@
 """What a person sees: tables and answers on stdout, notes on stderr."""
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,10 +32,11 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Seque
     """A table on stdout; the columns named in `right` hold numbers."""
     drawn = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
     for name in columns:
-        drawn.add_column(name, justify="right" if name in right else "left", no_wrap=name in right)
+        drawn.add_column(name, justify="right" if name in right else "left", no_wrap=name in right, overflow="fold")
     for row in rows:
         drawn.add_row(*row)
-    Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH).print(drawn)
+    width, plain = None if sys.stdout.isatty() else LOG_WIDTH, os.environ.get("NO_COLOR")
+    Console(markup=False, highlight=False, width=width, color_system=None if plain else "auto").print(drawn)
 
 
 def duration(seconds: float | None) -> str:

@@ -15,6 +15,7 @@ import fabricated
 import pytest
 from tiny import holder, interruptible
 
+from dinov2lab import terminal
 from dinov2lab.cli import COMMANDS, main
 from dinov2lab.data.source import Roots, open_source
 from dinov2lab.progress import watching
@@ -446,10 +447,22 @@ class TestJson:
         assert not without
 
 
-def test_colour_only_where_it_is_wanted(project: Project) -> None:
-    out, _ = program("list", NO_COLOR="1", FORCE_COLOR="1", TERM="xterm").communicate(timeout=300)
-    assert "\x1b[3" not in out
-    assert "curation" in out
+def test_a_narrow_terminal_is_shown_every_character(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr(terminal, "LOG_WIDTH", 24)
+    terminal.table(("arm", "run", "images"), [("images_1600", "0123456789ab", "15,360")], right=("images",))
+    shown = "".join(capsys.readouterr().out.split())
+    assert "…" not in shown
+    assert sorted(shown) == sorted("armrunimages" + "images_1600" + "0123456789ab" + "15,360")
+
+
+def test_without_colour_a_head_is_not_bold_either(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    shown = {}
+    for no in ("", "1"):
+        for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "NO_COLOR": no}.items():
+            monkeypatch.setenv(name, value)
+        terminal.table(("arm",), [("all",)])
+        shown[no] = "\x1b" in capsys.readouterr().out
+    assert shown == {"": True, "1": False}
 
 
 def test_more_seeds_are_for_a_study_that_has_ended(call, project: Project):

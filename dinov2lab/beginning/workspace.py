@@ -23,7 +23,7 @@ A workspace of [dinov2lab](https://arxiv.org/abs/2304.07193): studies of DINOv2 
     dinov2lab run curation_vs_uncurated     # a study on drawn images, from nothing to a report: minutes
     dinov2lab list                          # what else there is, and what has results
     dinov2lab search search_lr_teacher_temperature
-    dinov2lab ui                            # every run in MLflow
+    dinov2lab ui                            # the runs of studies and searches in MLflow
 
 | folder | holds |
 |:--|:--|

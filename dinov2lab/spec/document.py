@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ def read_document(path: Path) -> Item:
     return item
 
 
+@lru_cache(256)  # bases are read for each that stands on them, and YAML is slow; nobody changes an Item
 def parse(text: str, where: str, folder: Path, *, lines: bool = True) -> Item:
     """The one YAML value in `text`; without `lines`, everything in it stands at `where`. Raises SpecError."""
     yaml = YAML(typ="safe", pure=True)

@@ -353,6 +353,14 @@ def test_a_study_is_named_so_that_its_name_is_one_of_a_folder(folder: Path, name
     assert str(error.value).endswith("no dot") == name.startswith(".")
 
 
+def test_a_file_that_was_changed_is_read_anew(folder: Path) -> None:
+    rates = []
+    for rate in (0.125, 0.25):
+        (folder / "x.yaml").write_text(f"optim: {{lr: {rate}}}")
+        rates.append(load_recipe(Path("x.yaml")).optim.lr)
+    assert rates == [0.125, 0.25]
+
+
 def test_find(folder: Path) -> None:
     (folder / "ablations").mkdir()
     (folder / "ablations" / "data_size.yaml").write_text(STUDY)
