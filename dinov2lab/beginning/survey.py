@@ -25,9 +25,7 @@ from dinov2lab.draws import Key, permutation
 from dinov2lab.lab.devices import cores
 
 SAMPLE = 2000  # images: near copies among so many are found in half a minute of a core
-SECONDS = (
-    30.0  # for reading them, by the clock or of processor time; photographs of many megapixels end the sample sooner
-)
+SECONDS = 30.0  # for reading them, by the clock or of processor time: photographs of many megapixels end it sooner
 FINE = 16 * copies.PX  # a shorter side of which no more is averaged: a picture's pixel is the mean of 256 or more then
 LIKE = 0.8  # the score from which on two images are near copies (docs/copies.md)
 LEAST = 128  # images that can be read: two batches of a small recipe

@@ -21,9 +21,7 @@ from dinov2lab.store.aside import aside
 from dinov2lab.training.distributed import Meeting, Place
 from dinov2lab.training.step import Diverged
 
-GRACE = (
-    30.0  # seconds in which a collective may notice by itself that a process is gone; gloo does, NCCL waits for ever
-)
+GRACE = 30.0  # seconds for a collective to notice by itself that a process is gone; gloo does, NCCL waits for ever
 TOLD = 5.0  # seconds in which the others say why they ended
 LEAVING = 60.0  # seconds in which processes that somebody else started have come, and heard that there is nothing to do
 
