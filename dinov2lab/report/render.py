@@ -121,6 +121,7 @@ def _view(study: Study, runs: tuple[Run, ...], pool: bool) -> dict[str, Any]:
         "listed": LISTED,
         "most_lines": curves.MOST_LINES,
         "forest": _forest(study, decided),
+        "bars": any(each.difference.interval for each in decided),
         "metrics": metrics,
         "tuning": tuned.tuning(study),
         "gains": gains,

@@ -132,6 +132,8 @@ def test_one_seed_has_differences_and_no_claim(fabricate, out):
     assert (row["low"], row["high"], row["claim"]) == (None, None, "none")
     assert "one seed cannot tell a difference from chance" in row["words"]
     assert "one seed cannot tell a difference from chance" in shown(out)
+    assert "no bars, for there are no intervals" in shown(out)
+    assert "crosses zero" not in shown(out)
 
 
 def test_without_labels_there_is_health_and_no_claim_on_quality(fabricate, out):
