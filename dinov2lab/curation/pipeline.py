@@ -40,6 +40,7 @@ from dinov2lab.spec.curation import (
     Retrieve,
     Sample,
     Stage,
+    draws,
 )
 from dinov2lab.spec.embedders import Filters
 from dinov2lab.store.manifest import ManifestFolder
@@ -196,7 +197,7 @@ def _apply(stage: Leaks | Stage, parent: ManifestFolder, pool: Read, inputs: Inp
     others = _beside(stage, pool, inputs)
     inner = [_chain(part, parent, pool, inputs, key) for part in _inner(stage)]
     parameters = stage.model_dump(mode="json")
-    if _draws(stage):
+    if draws(stage):
         parameters |= {"seed": key.seed, "replicate": key.replicate}
     if beside := [*map(inputs.open, (*_named(stage), *_trained_on(stage)))]:
         parameters["sources"] = {source.uri: source.fingerprint() for source in beside}
@@ -217,12 +218,6 @@ def _inner(stage: Leaks | Stage) -> list[Sequence[Stage]]:
             return [stage.of]
         case _:
             return []
-
-
-def _draws(stage: Leaks | Stage) -> bool:
-    """Whether the run's seed decides anything."""
-    by_chance = isinstance(stage, Sample | InverseDensity | Mixture | Control)
-    return by_chance or getattr(stage, "pick", None) == "random"
 
 
 def _result(

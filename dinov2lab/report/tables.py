@@ -234,8 +234,8 @@ def by_origin(origins: Sequence[Origin]) -> tuple[Origin, ...]:
 def mixtures(runs: tuple[Run, ...]) -> tuple[str, ...]:
     """Why the finished runs must not be compared with one another, if anything speaks against it.
 
-    Different code makes different numbers; a source that changed between runs, or an arm without a sample stage whose
-    images differ between seeds, are different data under one name.
+    Different code makes different numbers; a source that changed between runs, or an arm whose curation draws
+    nothing and whose images differ between seeds, are different data under one name.
     """
     found, outcomes = [], [(run, run.outcome) for run in runs if run.outcome and run.status == "finished"]
     codes = sorted({_code(outcome) for _, outcome in outcomes})
@@ -246,12 +246,12 @@ def mixtures(runs: tuple[Run, ...]) -> tuple[str, ...]:
     found += [f"the source {uri} changed between runs" for uri in dict.fromkeys(names) if names.count(uri) > 1]
     drawn: dict[str, set[str]] = {}
     for run, outcome in outcomes:
-        if not samples(run.spec):
+        if not (run.spec.curation and run.spec.curation.draws()):
             drawn.setdefault(run.arm, set()).add(outcome.manifest or "none")
     for arm, manifests in drawn.items():
         if len(manifests) > 1:
             found.append(
-                f"the arm {arm} draws no sample, yet its runs saw different images ({', '.join(sorted(manifests))})"
+                f"the arm {arm} draws no images, yet its runs saw different images ({', '.join(sorted(manifests))})"
             )
     return tuple(found)
 
@@ -262,17 +262,12 @@ def _code(outcome: RunResult) -> str:
     return outcome.code[:12] + (f", completed by {later[:12]}" if later != outcome.code else "")
 
 
-def samples(spec: RunSpec) -> bool:
-    """Whether the run's seed draws which images it is trained on."""
-    return spec.curation is not None and any(stage.stage == "sample" for stage in spec.curation.stages)
-
-
 def seed_varies(study: Study) -> tuple[str, ...]:
     """What differs between two seeds of one arm."""
-    sampled = [arm.name for arm in study.arms if samples(arm.spec)]
+    drawn = [arm.name for arm in study.arms if arm.spec.curation and arm.spec.curation.draws()]
     varies = ["the network's first weights", "the order of the images", "the crops and their colours", "the masks"]
-    if sampled:
-        varies.append(f"the random sample of images (in {words.listed(sampled)})")
+    if drawn:
+        varies.append(f"which images are drawn (in {words.listed(drawn)})")
     if study.tune and study.tune.per == "seed":
         varies.append("what the search for it found")
     return tuple(varies)

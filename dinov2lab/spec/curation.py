@@ -228,12 +228,22 @@ class CurationSpec(Section):
         """All of them, those inside mixtures and controls too."""
         return (*([self.leaks] if self.leaks else ()), *_flattened(self.stages))
 
+    def draws(self) -> bool:
+        """Whether a run's seed decides which images it is trained on."""
+        return any(draws(stage) for stage in self.stages)
+
     def recipes(self) -> "tuple[RunSpec, ...]":
         """Of the runs that embed, each once."""
         found = [
             each.run for stage in self.steps() if isinstance(each := getattr(stage, "embedder", None), RunEmbedder)
         ]
         return tuple(recipe for place, recipe in enumerate(found) if recipe not in found[:place])
+
+
+def draws(stage: Leaks | Stage) -> bool:
+    """Whether a run's seed decides which images a stage keeps."""
+    by_chance = isinstance(stage, Sample | InverseDensity | Mixture | Control)
+    return by_chance or getattr(stage, "pick", None) == "random"
 
 
 def _flattened(stages: tuple[Plain | Mixture | Control, ...]) -> Iterator[Plain]:

@@ -90,7 +90,7 @@ def test_the_page_answers_the_question_with_effect_and_interval(fabricate, out):
     assert re.search(r"with 3 seeds only a difference of [\d.]+ points would have been found four times in five", text)
     for part in ("raw pixels", "the same network untrained", "Learning curves", "Curation", "Health", "Cost of a run"):
         assert part in text
-    assert "the random sample of images (in uncurated and deduplicated)" in text
+    assert "which images are drawn (in uncurated and deduplicated)" in text
     assert all(cell.run in text for cell in made.cells)
     assert "Failed and missing" not in text
 
@@ -208,7 +208,7 @@ def test_different_code_is_named_and_not_compared_unless_asked(fabricate, out):
     ("changes", "words"),
     [
         ({"sources": {"toyweb:pool": "changed"}}, "the source toyweb:pool changed between runs"),
-        ({"manifest": "other"}, "the arm retrieved draws no sample, yet its runs saw different images"),
+        ({"manifest": "other"}, "the arm retrieved draws no images, yet its runs saw different images"),
     ],
 )
 def test_runs_on_different_data_are_not_compared(fabricate, out, changes, words):
